@@ -3,7 +3,7 @@
 #
 # The part of bench/blk that compares frontends, in dom0: prints "sample" lines.
 
-. "$XENPV_VM/blkfront.sh"
+. "$XENPV_TESTS/guest/blkfront.sh"
 . "$XENPV_SRC/bench/blk-measure.sh"
 trap 'blk_cleanup >/dev/null 2>&1; guest_stop g1; end_measuring' EXIT
 disk=/dev/ram0

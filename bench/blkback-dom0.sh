@@ -4,7 +4,7 @@
 # The part of bench/blk that compares backends, in dom0: prints "sample" lines. The frontend is the
 # guest's kernel's.
 
-. "$XENPV_VM/blkback.sh"
+. "$XENPV_TESTS/guest/blkback.sh"
 . "$XENPV_SRC/bench/blk-measure.sh"
 trap 'back_cleanup >/dev/null 2>&1; guest_stop g1; end_measuring' EXIT
 disk=/dev/ram0

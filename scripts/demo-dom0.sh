@@ -57,12 +57,12 @@ there=$(guest_run demo "dd if=$node bs=1M iflag=direct 2>/dev/null | md5sum" 120
 [ "$here" = "$there" ] || die "the guest and dom0 see different bytes"
 say "A second disk, from xen-blkbackd in dom0: both ends are ours, and a process each"
 mkdir -p /run/xenpv
-"$XENPV_BUILD/src/blkback/xen-blkbackd" -v >/run/vm/blkbackd.log 2>&1 </dev/null &
+"$XENPV_BUILD/src/blkback/xen-blkbackd" -v >/run/bench/blkbackd.log 2>&1 </dev/null &
 blkbackd=$!
 truncate -s 64M /tmp/demo.img
-disk_attach demo xvdb xenpv /tmp/demo.img || die "xl block-attach failed: $(tail -n 5 /run/vm/blkbackd.log)"
+disk_attach demo xvdb xenpv /tmp/demo.img || die "xl block-attach failed: $(tail -n 5 /run/bench/blkbackd.log)"
 guest_until demo 20 "test -b /dev/xenpv/xvdb" || die "no /dev/xenpv/xvdb"
-sed 's/^/dom0# /' /run/vm/blkbackd.log
+sed 's/^/dom0# /' /run/bench/blkbackd.log
 in_guest "mkfs.ext4 -q /dev/xenpv/xvdb && mount /dev/xenpv/xvdb /mnt && dd if=/dev/urandom of=/mnt/file bs=1M count=8 2>/dev/null && sync && umount /mnt && fsck.ext4 -f -n /dev/xenpv/xvdb"
 xl block-detach demo xvdb || die "xl block-detach failed"
 kill "$blkbackd"

@@ -18,7 +18,7 @@ show() { # a command, and what it prints
 	"$@" || die "that failed"
 }
 
-tree=$(tests/vm/fetch) || die "xenstored and QEMU are taken from Debian's packages, which could not be fetched"
+tree=$(tests/xen/fetch) || die "xenstored and QEMU are taken from Debian's packages, which could not be fetched"
 export XENPV_SRC=$PWD XENPV_BUILD=${XENPV_BUILD:-$PWD/build} XENPV_TREE=$tree/tree
 TEST_DIR=$(mktemp -d /tmp/xenpv-demo.XXXXXX)
 export TEST_DIR

@@ -54,6 +54,7 @@ tier() {
 	tier_pid=''
 	sleep 0.2 # for tee
 	read -r p f s < <(tally "$tap" "$name" "$report_dir/failures")
+	: "${p:=0}" "${f:=0}" "${s:=0}"
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 	# A tier that broke down, or ran nothing, has not passed.
 	if [ $((p + s)) -eq 0 ] && [ "$f" -eq 0 ] || { [ $rc -ne 0 ] && [ "$f" -eq 0 ]; }; then

@@ -1,10 +1,10 @@
 # shellcheck shell=bash disable=SC2154
 # SPDX-License-Identifier: BSD-2-Clause
 #
-# A backend that breaks the protocol, as on a real Xen (tests/vm/t/17): its disk is closed with one
+# A backend that breaks the protocol, as on a real Xen (tests/guest/t/17): its disk is closed with one
 # clear line each time, an honest disk beside it goes on.
 
-hostile=$XENPV_BUILD/tests/vm/src/hostile_backend
+hostile=$XENPV_BUILD/tests/xen/src/hostile_backend
 need "QEMU serves disks" qemu_start
 need "the daemon starts" blk_start
 need "an honest disk" blk_attach xvda

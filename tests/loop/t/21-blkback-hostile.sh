@@ -1,10 +1,10 @@
 # shellcheck shell=bash disable=SC2154
 # SPDX-License-Identifier: BSD-2-Clause
 #
-# A frontend that breaks the protocol, as on a real Xen (tests/vm/t/33), with persistent grants and
+# A frontend that breaks the protocol, as on a real Xen (tests/guest/t/33), with persistent grants and
 # without: errors, or its disk closed with one line; an honest guest's disk goes on.
 
-hostile=$XENPV_BUILD/tests/vm/src/hostile_frontend
+hostile=$XENPV_BUILD/tests/xen/src/hostile_frontend
 need "the backend starts" back_start
 need "an honest frontend starts" blk_start
 need "it has a disk" blk_attach xvda

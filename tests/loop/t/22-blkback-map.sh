@@ -26,7 +26,7 @@ is "$(leftovers)" "$idle" "all are given back"
 
 back_kill_under_load 4
 
-hostile=$XENPV_BUILD/tests/vm/src/hostile_frontend
+hostile=$XENPV_BUILD/tests/xen/src/hostile_frontend
 truncate -s 16M "$TEST_DIR/hostile.img"
 no_hostile_disk() { [ "$(back_json length)" = 1 ]; }
 for mode in honest bogus-gref indirect-bogus-gref indirect-bogus-segment revoked-in-flight fuzz \
