@@ -58,6 +58,13 @@ bench_pid() {
 	echo "$pid"
 }
 
+# What is left of a bench is its logs.
+keep_logs() {
+	mkdir -p "$log_dir"
+	cp "$run_dir"/*.log "$log_dir/" 2>/dev/null || :
+	cp -r "$run_dir/share/results/." "$log_dir/" 2>/dev/null || :
+}
+
 # Run a shell command in dom0, for so many seconds at most if told: stdout and
 # stderr come here as they are written, the exit status is the command's. A
 # request is a file in the folder dom0 shares with us; a line on the mailbox
