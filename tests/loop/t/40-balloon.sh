@@ -6,7 +6,7 @@
 
 fake=$TEST_DIR/fake
 memory=$fake/sys/devices/system/xen_memory/xen_memory0
-balloond=$XENPV_BUILD/src/balloon/xen-balloond
+balloond=$XENPV_BUILD/src/balloond/xen-balloond
 conf=$TEST_DIR/balloond.conf
 log=$TEST_DIR/balloond.log
 target=/local/domain/1/memory/target

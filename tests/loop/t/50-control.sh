@@ -4,7 +4,7 @@
 # xen-controld: each request gives its action once, between hooks in order; whatever the hooks, the
 # toolstack or a kernel that watches too does.
 
-controld=$XENPV_BUILD/src/control/xen-controld
+controld=$XENPV_BUILD/src/controld/xen-controld
 dir=$TEST_DIR/control
 mkdir -p "$dir/d" "$run_dir"
 id=1

@@ -15,7 +15,7 @@
 #include <xenevtchn.h>
 #include <xen/sys/evtchn.h>
 
-#include "process.h"
+#include "../lib/process.h"
 #include "xenpv/log.h"
 #include "xenpv/shared.h"
 
