@@ -246,7 +246,5 @@ same_bytes() {	# guest, path, node
 }
 
 fio_verify() {	# file, options
-	echo "fio --name=v --filename=$1 --ioengine=libaio --direct=1 --rw=randrw --rwmixread=40 \
---bsrange=4k-128k --iodepth=32 --verify=crc32c --verify_backlog=64 --randrepeat=0 --minimal \
---output=/run/fio.out ${*:2} || { cat /run/fio.out; exit 1; }"
+	echo "fio $fio_verify_options --filename=$1 --ioengine=libaio --direct=1 --output=/run/fio.out ${*:2} || { cat /run/fio.out; exit 1; }"
 }

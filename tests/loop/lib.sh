@@ -32,6 +32,7 @@
 
 set -uo pipefail
 . "$XENPV_SRC/tests/tap.sh"
+. "$XENPV_SRC/tests/fio.sh"
 
 export XENLOOP_DIR=$TEST_DIR/session XENLOOP_XENSTORED=$XENPV_TREE/usr/lib/xen-4.17/bin/xenstored
 tap_tmp=$TEST_DIR
@@ -190,9 +191,9 @@ load_end() {
 
 # shellcheck disable=SC2120	# options, if there are any
 fio_verify() {
-	fio --name=v --ioengine=nbd --uri="$(blk_uri)" --rw=randrw --rwmixread=40 --bsrange=4k-128k \
-		--iodepth=32 --verify=crc32c --verify_backlog=64 --randrepeat=0 --size=32M --minimal \
-		--verify_state_save=0 --output="$TEST_DIR/fio.out" "$@" || { cat "$TEST_DIR/fio.out"; return 1; }
+	# shellcheck disable=SC2086	# several
+	fio $fio_verify_options --ioengine=nbd --uri="$(blk_uri)" --size=32M --output="$TEST_DIR/fio.out" "$@" ||
+		{ cat "$TEST_DIR/fio.out"; return 1; }
 }
 
 same_image() { nbdcopy "$(blk_uri "${1:-xvda}")" "$TEST_DIR/copy" && cmp "$TEST_DIR/copy" "$image"; }

@@ -93,9 +93,9 @@ qemu_stop() {
 
 fio_verify() {	# file, options
 	local out=$XENPV_TEST_DIR/fio.out
-	(cd "$XENPV_TEST_DIR" && fio --name=v --filename="$1" --ioengine=libaio --direct=1 --rw=randrw --rwmixread=40 \
-		--bsrange=4k-128k --iodepth=32 --verify=crc32c --verify_backlog=64 --randrepeat=0 \
-		--verify_state_save=0 --minimal --output="$out" "${@:2}") || { cat "$out"; return 1; }
+	# shellcheck disable=SC2086	# several
+	fio $fio_verify_options --filename="$1" --ioengine=libaio --direct=1 --output="$out" "${@:2}" ||
+		{ cat "$out"; return 1; }
 }
 
 same_bytes() {

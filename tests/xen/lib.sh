@@ -26,6 +26,8 @@ mkdir -p "$state"
 tap_tmp=/run/bench
 # shellcheck source=../tap.sh
 . "$XENPV_TESTS/tap.sh"
+# shellcheck source=../fio.sh
+. "$XENPV_TESTS/fio.sh"
 
 eval "$(declare -f wait_for | sed '1s/wait_for/wait_for_exactly/')"
 wait_for() { wait_for_exactly $(($1 * SLOW)) "${@:2}"; }
