@@ -34,6 +34,10 @@ set -uo pipefail
 . "$XENPV_SRC/tests/tap.sh"
 . "$XENPV_SRC/tests/fio.sh"
 
+# The seconds are what is enough on a machine that has nothing else to do, sanitizers included.
+eval "$(declare -f wait_for | sed '1s/wait_for/wait_for_exactly/')"
+wait_for() { wait_for_exactly $(($1 * 5)) "${@:2}"; }
+
 export XENLOOP_DIR=$TEST_DIR/session XENLOOP_XENSTORED=$XENPV_TREE/usr/lib/xen-4.17/bin/xenstored
 tap_tmp=$TEST_DIR
 xen_bin=$XENPV_TREE/usr/lib/xen-4.17/bin

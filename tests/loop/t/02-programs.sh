@@ -23,11 +23,10 @@ ok "more than once" heard "got:42:"
 exec 8>&-
 kill $talk
 
-"$xenloop" run --domain g1 -- "$xen_bin/vchan-socket-proxy" --mode=server 0 data/vchan "$TEST_DIR/served" \
-	>"$TEST_DIR/vchan-server.log" 2>&1 </dev/null &
 python3 -c "
-import socket, sys
-s = socket.socket(socket.AF_UNIX); s.bind('$TEST_DIR/served'); s.listen(1)
+import os, socket
+s = socket.socket(socket.AF_UNIX); s.bind('$TEST_DIR/served.new'); s.listen(1)
+os.rename('$TEST_DIR/served.new', '$TEST_DIR/served')
 c, _ = s.accept()
 data = b''
 while len(data) < 300000:
@@ -35,11 +34,15 @@ while len(data) < 300000:
 c.sendall(data[::-1])
 c.recv(1)
 " &
+# It connects there when its client comes, and only once.
+ok "a program listens" wait_for 60 test -S "$TEST_DIR/served"
+"$xenloop" run --domain g1 -- "$xen_bin/vchan-socket-proxy" --mode=server 0 data/vchan "$TEST_DIR/served" \
+	>"$TEST_DIR/vchan-server.log" 2>&1 </dev/null &
 ok "a vchan server in the guest" wait_for 30 store /local/domain/1/data/vchan/ring-ref
 "$xenloop" run -- "$xen_bin/vchan-socket-proxy" --mode=client 1 /local/domain/1/data/vchan \
 	"$TEST_DIR/client" >"$TEST_DIR/vchan-client.log" 2>&1 </dev/null &
 ok "a client in domain 0" wait_for 30 test -S "$TEST_DIR/client"
-ok "300 kB go there and come back reversed" timeout 60 python3 -c "
+ok "300 kB go there and come back reversed" timeout 300 python3 -c "
 import os, socket, threading
 s = socket.socket(socket.AF_UNIX); s.connect('$TEST_DIR/client')
 sent = os.urandom(300000)

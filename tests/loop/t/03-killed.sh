@@ -33,6 +33,6 @@ for i in 0 1 2 3; do
 done 2>/dev/null
 taken_back() { [ "$(leftovers)" = "$clean" ]; }
 ok "all of it is taken back" wait_for 30 taken_back
-ok "channels and grants in domain 0" timeout 60 "$xenloop" run -- "$churn" 0 check
-ok "and in the guest" timeout 60 "$xenloop" run --domain g1 -- "$churn" 1 check
+ok "channels and grants in domain 0" timeout 300 "$xenloop" run -- "$churn" 0 check
+ok "and in the guest" timeout 300 "$xenloop" run --domain g1 -- "$churn" 1 check
 ok "xenstored is there" guest xenstore-read name

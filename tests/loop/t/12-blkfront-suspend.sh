@@ -29,5 +29,5 @@ need "suspend with a dead worker" loop suspend g1
 qemu_stop
 need "resume" loop resume g1
 need "QEMU for it" qemu_start
-ok "the disk works" timeout 60 nbdcopy "$(blk_uri)" "$TEST_DIR/copy"
+ok "the disk works" timeout 300 nbdcopy "$(blk_uri)" "$TEST_DIR/copy"
 ok "the daemon ends" blk_stop

@@ -28,12 +28,12 @@ while read -r mode expect _; do
 	ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0 "$xenloop" run -- "$hostile" "$mode" 1 51728 >"$out" 2>&1 &
 	backend=$!
 	wait_for 20 over_or_there && xvdb_is_there &&
-		timeout 3 fio --name=h --ioengine=nbd --uri="$(blk_uri xvdb)" --rw=read --bs=16k --size=4M \
+		timeout 5 fio --name=h --ioengine=nbd --uri="$(blk_uri xvdb)" --rw=read --bs=16k --size=4M \
 			--minimal >/dev/null 2>&1
 	# It ends by itself when all is as expected, or too late for that; an honest end is asked for.
 	case ${expect#expect=} in
 	alive) wait_for 40 over_or_alive; kill -TERM $backend 2>/dev/null ;;
-	*) wait_for 200 over || kill -TERM $backend ;;
+	*) wait_for 60 over || kill -TERM $backend ;;
 	esac
 	wait $backend
 	is $? 0 "$mode: as expected" || cat "$out"

@@ -6,7 +6,7 @@
 
 attempt() {	# command...
 	# It ends before it has begun, and frees nothing then.
-	said=$(ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0 timeout 20 "$@" "$XENPV_BUILD/src/blkfront/xen-blkfrontd" --attach "nbd-unix:$blk_socket" \
+	said=$(ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0 timeout 200 "$@" "$XENPV_BUILD/src/blkfront/xen-blkfrontd" --attach "nbd-unix:$blk_socket" \
 		"${blk_dirs[@]}" 2>&1)
 	rc=$?
 }

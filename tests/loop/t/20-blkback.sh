@@ -68,6 +68,6 @@ as_before() { [ "$(kept)" = "$before" ]; }
 wait_for 20 as_before
 is "$(kept)" "$before" "no page stays shared, none mapped"
 idle() { [ -z "$(back_workers; ls "$run_dir/blkback")" ]; }
-ok "no worker and no journal stays" wait_for 5 idle
+ok "no worker and no journal stays" wait_for 60 idle
 ok "the frontend ends" blk_stop
 ok "the backend ends" back_stop

@@ -42,7 +42,7 @@ for persistent in '' --persistent; do
 			"$hostile" --seconds 1 --seed $RANDOM $persistent "$mode" 51728 || attached=bad
 		case ${expect#expect=} in
 		refused)
-			ok "$mode: the log has one line about it" wait_for 5 closed_once
+			ok "$mode: the log has one line about it" wait_for 60 closed_once
 			attached=bad
 			;;
 		any) attached=bad ;;

@@ -202,7 +202,7 @@ ok "so it is" kernel_target_is 1048576
 # --- what it cannot do ------------------------------------------------------------
 
 attempt() {	# options
-	said=$(ASAN_OPTIONS=${ASAN_OPTIONS-}:detect_leaks=0 timeout 30 "$xenloop" run --domain g1 -- \
+	said=$(ASAN_OPTIONS=${ASAN_OPTIONS-}:detect_leaks=0 timeout 300 "$xenloop" run --domain g1 -- \
 		"$balloond" -c /dev/null --rundir "$run_dir" --procfs "$fake/proc" "$@" 2>&1)
 	rc=$?
 }
