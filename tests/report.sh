@@ -44,15 +44,18 @@ tally() {	# tap, name, file
 }
 
 tier() {
-	local name=$1 rc tap=$report_dir/$1.tap p f s begun=$SECONDS
+	local name=$1 rc shown tap=$report_dir/$1.tap p f s begun=$SECONDS
 	shift
 	printf '\n== %s\n' "$name"
-	"$@" > >(exec tee "$tap") 2>&1 </dev/null &
+	: >"$tap"
+	"$@" >>"$tap" 2>&1 </dev/null &
 	tier_pid=$!
+	tail -n +1 -s 0.2 --pid="$tier_pid" -f "$tap" &
+	shown=$!
 	wait "$tier_pid"
 	rc=$?
 	tier_pid=''
-	sleep 0.2 # for tee
+	wait "$shown"
 	read -r p f s < <(tally "$tap" "$name" "$report_dir/failures")
 	: "${p:=0}" "${f:=0}" "${s:=0}"
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
