@@ -144,8 +144,10 @@ need "four thousand changes in eight hundred transactions, written by four" dom0
 		done) &
 	done; wait'
 ok "then one more" follows 654320 654320
-# The five of one xenstore-write are a transaction.
-is $(($(metric xenpv_balloon_host_targets_total) - before)) 801 "each transaction was seen, and the one more"
+# The five of one xenstore-write are a transaction, and one event. xenstored does not queue an event
+# that is equal to one not read yet (XSA-326): a daemon that gets no processor sees fewer.
+came=$(($(metric xenpv_balloon_host_targets_total) - before))
+ok "events came ($came), none for more than each transaction" test "$came" -ge 1 -a "$came" -le 801
 is "$(status .reason)" steady "then it is quiet"
 guest_is 654320 204800
 # A look between the two writes sees a guest that uses more than it does; the next one mends that.
