@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 /*
  * One table per daemon describes every setting. Each is at once a long option ("--depth=64"),
@@ -80,6 +81,14 @@ void xpv_options_free(const struct xpv_program *program, struct xpv_common *comm
  * by xpv_pidfile_remove().
  */
 void xpv_daemonize(const struct xpv_common *common);
+
+/*
+ * Makes a directory unless it is there: the run-time directory ("name" is ""), or one in it
+ * ("/empty"). Exits with EX_CONFIG if "rundir" is too long for the paths of sockets in it (64
+ * characters), with EX_CANTCREAT if it cannot be made.
+ */
+void xpv_rundir_make(const char *rundir, const char *name, mode_t mode);
+
 void xpv_pidfile_remove(const struct xpv_common *common);
 
 #endif

@@ -45,9 +45,9 @@ struct xpv_worker_ops {
 	 * Runs in the child, alone in its event base. "channel" talks to the supervisor. Returns
 	 * the exit code; the child ends by _exit(2), the supervisor's atexit(3) handlers do not
 	 * run. All descriptors but those kept, the channel and stdio are closed; signals are at
-	 * their defaults and none is blocked; the session is its own, so that Ctrl-C reaches only
-	 * the supervisor. The supervisor's event base, and so every event in it, is gone: its
-	 * events are not even deleted here.
+	 * their defaults, but SIGPIPE is ignored, and none is blocked; the session is its own, so
+	 * that Ctrl-C reaches only the supervisor. The supervisor's event base, and so every event
+	 * in it, is gone: its events are not even deleted here.
 	 */
 	int (*main)(struct event_base *base, int channel, void *arg);
 	/* In the supervisor, before each fork: make the device ready for a new worker. -1: do not

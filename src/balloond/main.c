@@ -13,12 +13,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <sysexits.h>
 
 #include <event2/event.h>
 #include <xenpv/control.h>
 #include <xenpv/log.h>
+#include <xenpv/loop.h>
 #include <xenpv/options.h>
 #include <xenpv/store.h>
 #include <xenpv/supervisor.h>
@@ -72,15 +72,6 @@ on_reload(void *arg)
 	xpv_notice("configuration read again");
 }
 
-static void
-make_rundir(const char *rundir)
-{
-	if (strlen(rundir) > 64) /* a socket's path is short */
-		xpv_die(EX_CONFIG, "rundir: more than 64 characters");
-	if (mkdir(rundir, 0755) != 0 && errno != EEXIST)
-		xpv_die(EX_CANTCREAT, "%s: %s", rundir, strerror(errno));
-}
-
 /* Whoever is to act when memory is short must not wait for some. */
 static void
 stay_in_memory(void)
@@ -103,10 +94,10 @@ main(int argc, char **argv)
 	settings_init(&settings, &program);
 	xpv_options_parse(&program, argc, argv, &common);
 	if (!settings->dry_run)
-		make_rundir(settings->rundir);
+		xpv_rundir_make(settings->rundir, "", 0755);
 	xpv_daemonize(&common);
 
-	base = event_base_new();
+	base = xpv_loop_new();
 	if (base == NULL)
 		xpv_die(EX_OSERR, "no event loop");
 	store = xpv_store_open(base);

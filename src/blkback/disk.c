@@ -884,8 +884,8 @@ disk_new(const struct vbd_class *class, const char *dir, uint32_t domid, uint32_
 	xpv_vbd_name(vdev, vbd_name, sizeof(vbd_name));
 	snprintf(disk->name, sizeof(disk->name), "%u/%s", domid, vbd_name);
 	snprintf(disk->dir, sizeof(disk->dir), "%s", dir);
-	snprintf(disk->journal, sizeof(disk->journal), "%s/blkback/%s-%u-%u.journal", all->rundir,
-	    class->name, domid, vdev);
+	snprintf(disk->journal, sizeof(disk->journal), "%s/blkback/%s-%u-%u.journal",
+	    all->config->rundir, class->name, domid, vdev);
 	disk->step = event_new(all->base, -1, 0, disk_step, disk);
 	disk->hold = evtimer_new(all->base, hold_is_over, disk);
 	disk->claim = claim_new(all->base, disk->name, class->name, domid, vdev, claimed, disk);

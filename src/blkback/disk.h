@@ -91,7 +91,6 @@ struct disks {
 	struct event_base *base;
 	struct xpv_store *store;
 	const struct vbd_config *config;
-	char *rundir;
 	struct vbd_class classes[CLASSES_MAX];
 	unsigned nclasses;
 	TAILQ_HEAD(, disk) list;

@@ -159,7 +159,7 @@ sweep_journals(struct disks *all)
 	struct dirent *file;
 	DIR *dir;
 
-	snprintf(path, sizeof(path), "%s/blkback", all->rundir);
+	snprintf(path, sizeof(path), "%s/blkback", all->config->rundir);
 	dir = opendir(path);
 	while (dir != NULL && (file = readdir(dir)) != NULL) {
 		dot = strrchr(file->d_name, '.');
@@ -186,13 +186,10 @@ disks_start(struct event_base *base, struct xpv_store *store, const struct vbd_c
 	    .base = base,
 	    .store = store,
 	    .config = config,
-	    .rundir = strdup(config->rundir),
 	};
 	TAILQ_INIT(&all->list);
-	if (all->rundir != NULL)
-		sweep_journals(all);
-	for (size_t length; all->rundir != NULL && *name != '\0';
-	     name += length + (name[length] == ',')) {
+	sweep_journals(all);
+	for (size_t length; *name != '\0'; name += length + (name[length] == ',')) {
 		length = strcspn(name, ",");
 		if (discover(all, name, length) != 0) {
 			disks_free(all);
@@ -244,7 +241,6 @@ disks_free(struct disks *all)
 		xpv_discovery_stop(all->classes[i].discovery);
 	while (!TAILQ_EMPTY(&all->list))
 		disk_free(TAILQ_FIRST(&all->list));
-	free(all->rundir);
 	free(all);
 }
 

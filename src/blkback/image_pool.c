@@ -8,9 +8,9 @@
 #include <unistd.h>
 
 #include <event2/event.h>
+#include <xenpv/loop.h>
 
 #include "image_list.h"
-#include "thread_name.h"
 
 struct image_pool {
 	const struct image_pool_ops *ops;
@@ -49,7 +49,7 @@ pool_main(void *arg)
 {
 	struct image_pool *pool = arg;
 
-	thread_name("io");
+	xpv_thread_name("io");
 	pthread_mutex_lock(&pool->lock);
 	while (!pool->stopping) {
 		if (pool->ntodo > 0) {

@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sysexits.h>
 
 #include <event2/event.h>
@@ -21,6 +20,7 @@
 #include <xenpv/evtchn.h>
 #include <xenpv/grant.h>
 #include <xenpv/log.h>
+#include <xenpv/loop.h>
 #include <xenpv/options.h>
 #include <xenpv/store.h>
 #include <xenpv/supervisor.h>
@@ -39,10 +39,6 @@ static struct vbd_config config = {
     .burst_ms = 1000,
     .sandbox = true,
 };
-
-/* What holds from the start to the end, whatever the configuration is changed to. */
-static char *classes, *rundir;
-static int take = VBD_TAKE_SCRIPT;
 
 static const char *const take_names[] = {
     [VBD_TAKE_SCRIPT] = "script",
@@ -66,10 +62,10 @@ static const char *const io_names[] = {
 #define LIMIT_MAX (1L << 40)
 
 static const struct xpv_option options[] = {
-    {"classes", 0, XPV_OPTION_STRING, &classes, .arg = "NAMES",
+    {"classes", 0, XPV_OPTION_STRING, &config.classes, .at_start = true, .arg = "NAMES",
 	.help = "directories below \"backend\" in xenstore, with commas"},
-    {"take", 0, XPV_OPTION_CHOICE, &take, .choices = take_names, .arg = "WHICH",
-	.help = "script: disks with script=block-xenpv; all"},
+    {"take", 0, XPV_OPTION_CHOICE, &config.take, .at_start = true, .choices = take_names,
+	.arg = "WHICH", .help = "script: disks with script=block-xenpv; all"},
     {"queues", 0, XPV_OPTION_INT, &config.queues, 0, VBD_MAX_QUEUES, .arg = "N",
 	.help = "rings offered per disk; 0: one per CPU, at most 4"},
     {"ring-page-order", 0, XPV_OPTION_INT, &config.ring_page_order, 0, VBD_MAX_RING_ORDER,
@@ -100,7 +96,7 @@ static const struct xpv_option options[] = {
 	.help = "for how long unused allowance is saved up"},
     {"sandbox", 0, XPV_OPTION_BOOL, &config.sandbox, .help = "confine the workers"},
     {"user", 0, XPV_OPTION_STRING, &config.user, .arg = "NAME", .help = "workers run as this user"},
-    {"rundir", 0, XPV_OPTION_STRING, &rundir, .arg = "DIR",
+    {"rundir", 0, XPV_OPTION_STRING, &config.rundir, .at_start = true, .arg = "DIR",
 	.help = "directory of the control socket and the journals"},
     {NULL},
 };
@@ -152,22 +148,9 @@ on_reload(void *arg)
 
 	if (xpv_options_reload(&program, &common) != 0)
 		return;
-	if (strcmp(classes, config.classes) != 0 || take != config.take ||
-	    strcmp(rundir, config.rundir) != 0)
-		xpv_warning("classes, take and rundir stay what they were until the next start");
 	disks_reload(d->disks);
 	xpv_notice("configuration read again: limits hold from now on, all else for disks that "
 		   "connect from now on");
-}
-
-static void
-make_dir(const char *name, mode_t mode)
-{
-	char path[256];
-
-	snprintf(path, sizeof(path), "%s%s", config.rundir, name);
-	if (mkdir(path, mode) != 0 && errno != EEXIST)
-		xpv_die(EX_CANTCREAT, "%s: %s", path, strerror(errno));
 }
 
 /* The run-time directory; in it the empty one that workers are confined to, and the journals, which
@@ -175,11 +158,9 @@ make_dir(const char *name, mode_t mode)
 static void
 make_rundir(void)
 {
-	if (strlen(config.rundir) > 64) /* a socket's path is short */
-		xpv_die(EX_CONFIG, "rundir: more than 64 characters");
-	make_dir("", 0755);
-	make_dir("/empty", 0555);
-	make_dir("/blkback", 0700);
+	xpv_rundir_make(config.rundir, "", 0755);
+	xpv_rundir_make(config.rundir, "/empty", 0555);
+	xpv_rundir_make(config.rundir, "/blkback", 0700);
 }
 
 /* What every disk will need: better said now than when the first one comes. */
@@ -203,19 +184,14 @@ main(int argc, char **argv)
 	struct daemon d = {0};
 	char socket_path[108];
 
-	classes = strdup("vbd");
-	rundir = strdup(XENPV_RUNDIR);
+	config.classes = strdup("vbd");
+	config.rundir = strdup(XENPV_RUNDIR);
 	config.user = strdup("nobody");
 	xpv_options_parse(&program, argc, argv, &common);
-	config.take = take;
-	config.classes = strdup(classes);
-	config.rundir = strdup(rundir);
-	if (config.classes == NULL || config.rundir == NULL)
-		xpv_die(EX_OSERR, "out of memory");
 	make_rundir();
 	xpv_daemonize(&common);
 
-	d.base = event_base_new();
+	d.base = xpv_loop_new();
 	if (d.base == NULL)
 		xpv_die(EX_OSERR, "no event loop");
 	store = xpv_store_open(d.base);
@@ -241,7 +217,5 @@ main(int argc, char **argv)
 	event_base_free(d.base);
 	xpv_pidfile_remove(&common);
 	xpv_options_free(&program, &common);
-	free(config.classes);
-	free(config.rundir);
 	return EX_OK;
 }

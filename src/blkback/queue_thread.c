@@ -11,8 +11,7 @@
 
 #include <event2/event.h>
 #include <xenpv/log.h>
-
-#include "thread_name.h"
+#include <xenpv/loop.h>
 
 struct queue_thread {
 	pthread_t thread;
@@ -84,23 +83,6 @@ on_quiesce(evutil_socket_t fd, short events, void *arg)
 		vbd_queue_quiesce(t->queue);
 }
 
-static struct event_base *
-new_base(void)
-{
-	struct event_config *config = event_config_new();
-	struct event_base *base;
-
-	if (config == NULL)
-		return NULL;
-	/* Or every pass of the loop reads the clock, for timers that the data path does not use. */
-	event_config_set_flag(config, EVENT_BASE_FLAG_NO_CACHE_TIME);
-	/* Xen's nodes have poll but no kqueue on FreeBSD. */
-	event_config_avoid_method(config, "kqueue");
-	base = event_base_new_with_config(config);
-	event_config_free(config);
-	return base;
-}
-
 static bool
 set_up(struct queue_thread *t)
 {
@@ -112,7 +94,7 @@ set_up(struct queue_thread *t)
 	    .lost = on_lost,
 	};
 
-	t->base = new_base();
+	t->base = xpv_loop_new();
 	if (t->base == NULL)
 		return false;
 	t->on_quiesce = event_new(t->base, t->quiesce[0], EV_READ | EV_PERSIST, on_quiesce, t);
@@ -138,7 +120,7 @@ thread_main(void *arg)
 	char name[16];
 
 	snprintf(name, sizeof(name), "queue-%u", t->config.index);
-	thread_name(name);
+	xpv_thread_name(name);
 	if (!set_up(t)) {
 		report(t, QUEUE_FAILED);
 		return NULL;

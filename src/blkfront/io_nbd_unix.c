@@ -2,7 +2,6 @@
 #include "nbd_unix.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -136,8 +135,6 @@ nbd_unix_start(const struct attach_grant *grant, struct blk_queue *q, struct eve
 	io->base = base;
 	io->channel = grant->channel;
 	io->shared = attach_nbd_unix_shared(grant->attachment);
-	/* splice(2) to a client that has gone raises it, and has no flag against it. */
-	signal(SIGPIPE, SIG_IGN);
 	blk_queue_attach(q, &io_nbd_unix.host, io);
 	return io;
 }

@@ -13,12 +13,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sysexits.h>
 
 #include <event2/event.h>
 #include <xenpv/control.h>
 #include <xenpv/log.h>
+#include <xenpv/loop.h>
 #include <xenpv/options.h>
 #include <xenpv/store.h>
 #include <xenpv/supervisor.h>
@@ -140,12 +140,8 @@ settled(void *arg)
 static void
 make_rundir(void)
 {
-	char empty[256];
-
-	snprintf(empty, sizeof(empty), "%s/empty", config.rundir);
-	if ((mkdir(config.rundir, 0755) != 0 && errno != EEXIST) ||
-	    (mkdir(empty, 0555) != 0 && errno != EEXIST))
-		xpv_die(EX_CANTCREAT, "%s: %s", empty, strerror(errno));
+	xpv_rundir_make(config.rundir, "", 0755);
+	xpv_rundir_make(config.rundir, "/empty", 0555);
 }
 
 /* What every disk will need: better said now than when the first one comes. */
@@ -184,7 +180,7 @@ main(int argc, char **argv)
 	make_rundir();
 	xpv_daemonize(&common);
 
-	d.base = event_base_new();
+	d.base = xpv_loop_new();
 	if (d.base == NULL)
 		xpv_die(EX_OSERR, "no event loop");
 	store = xpv_store_open(d.base);

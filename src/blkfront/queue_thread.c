@@ -11,6 +11,7 @@
 
 #include <event2/event.h>
 #include <xenpv/log.h>
+#include <xenpv/loop.h>
 
 struct queue_thread {
 	pthread_t thread;
@@ -71,21 +72,6 @@ quiesce(struct queue_thread *t)
 	end_if_drained(t);
 }
 
-static struct event_base *
-new_base(void)
-{
-	struct event_config *config = event_config_new();
-	struct event_base *base;
-
-	if (config == NULL)
-		return NULL;
-	/* Or every pass of the loop reads the clock, for timers that the data path does not use. */
-	event_config_set_flag(config, EVENT_BASE_FLAG_NO_CACHE_TIME);
-	base = event_base_new_with_config(config);
-	event_config_free(config);
-	return base;
-}
-
 static void
 on_command(evutil_socket_t fd, short events, void *arg)
 {
@@ -104,7 +90,7 @@ run(struct queue_thread *t)
 {
 	bool started = false;
 
-	t->base = new_base();
+	t->base = xpv_loop_new();
 	if (t->base == NULL)
 		return false;
 	t->drained_check = evtimer_new(t->base, check_again, t);
@@ -139,7 +125,7 @@ thread_main(void *arg)
 	char name[16];
 
 	snprintf(name, sizeof(name), "queue-%u", t->index);
-	pthread_setname_np(pthread_self(), name);
+	xpv_thread_name(name);
 	report(t, run(t) ? QUEUE_THREAD_ENDED : QUEUE_THREAD_FAILED);
 	return NULL;
 }

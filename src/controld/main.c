@@ -18,6 +18,7 @@
 #include <event2/event.h>
 #include <xenpv/control.h>
 #include <xenpv/log.h>
+#include <xenpv/loop.h>
 #include <xenpv/options.h>
 #include <xenpv/store.h>
 #include <xenpv/supervisor.h>
@@ -350,11 +351,10 @@ main(int argc, char **argv)
 	config.hooks = strdup(XENPV_SYSCONFDIR "/control.d");
 	config.rundir = strdup(XENPV_RUNDIR);
 	xpv_options_parse(&program, argc, argv, &common);
-	if (strlen(config.rundir) > 64)
-		xpv_die(EX_CONFIG, "rundir: more than 64 characters");
+	xpv_rundir_make(config.rundir, "", 0755);
 	xpv_daemonize(&common);
 
-	d.base = event_base_new();
+	d.base = xpv_loop_new();
 	if (d.base == NULL)
 		xpv_die(EX_OSERR, "no event loop");
 	d.store = xpv_store_open(d.base);

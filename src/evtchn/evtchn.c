@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -126,7 +127,7 @@ static void __attribute__((noreturn)) hold_for_good(int fd)
 
 	if (fd != 0)
 		dup2(fd, 0);
-	close_range(1, ~0u, 0);
+	xpv_process_close(1, INT32_MAX);
 	(void)!chdir("/");
 	xpv_shared_keep_only(NULL);
 	setsid();
@@ -140,18 +141,21 @@ static void __attribute__((noreturn)) hold_for_good(int fd)
 void
 xpv_evtchn_abandon(struct xpv_evtchn *e)
 {
-	pid_t pid = fork();
+	pid_t pid = fork(), holder;
+	int status = 0;
 
 	/* A grandchild: nobody has to wait for it. */
 	if (pid == 0) {
-		if (fork() == 0)
+		holder = fork();
+		if (holder == 0)
 			hold_for_good(xpv_evtchn_fd(e));
-		_exit(0);
+		_exit(holder < 0);
 	}
-	while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+	while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
-	if (pid < 0) {
-		xpv_warning("event channels of before the resume stay open: %s", strerror(errno));
+	if (pid < 0 || status != 0) {
+		xpv_warning("event channels of before the resume stay open: %s",
+		    pid < 0 ? strerror(errno) : "no process could be made to hold them");
 		xpv_evtchn_unlisten(e);
 		return;
 	}

@@ -822,6 +822,18 @@ write_pidfile(const char *path)
 }
 
 void
+xpv_rundir_make(const char *rundir, const char *name, mode_t mode)
+{
+	char path[128];
+
+	if (strlen(rundir) > 64)
+		xpv_die(EX_CONFIG, "rundir: more than 64 characters");
+	snprintf(path, sizeof(path), "%s%s", rundir, name);
+	if (mkdir(path, mode) != 0 && errno != EEXIST)
+		xpv_die(EX_CANTCREAT, "%s: %s", path, strerror(errno));
+}
+
+void
 xpv_daemonize(const struct xpv_common *common)
 {
 	/* Before the fork, which keeps the lock: the refusal is for who starts us to see. */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "xenpv/supervisor.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <event2/event.h>
 #include <fcntl.h>
@@ -20,6 +19,7 @@
 #include "build_config.h"
 #include "process.h"
 #include "xenpv/log.h"
+#include "xenpv/loop.h"
 #include "xenpv/shared.h"
 
 #if HAVE_SYSTEMD
@@ -162,39 +162,15 @@ keep(struct xpv_worker *w, int fd)
 }
 
 static void
-close_gap(int first, int last)
-{
-	DIR *open_now;
-	struct dirent *entry;
-	int fd;
-
-	if (first > last || close_range((unsigned)first, (unsigned)last, 0) == 0)
-		return;
-	/* A kernel without it, or a container's filter. */
-	open_now = opendir("/dev/fd");
-	if (open_now == NULL) {
-		for (fd = first; fd <= last && fd < sysconf(_SC_OPEN_MAX); fd++)
-			close(fd);
-		return;
-	}
-	while ((entry = readdir(open_now)) != NULL) {
-		fd = atoi(entry->d_name);
-		if (fd >= first && fd <= last && fd != dirfd(open_now))
-			close(fd);
-	}
-	closedir(open_now);
-}
-
-static void
 close_all_but_kept(const struct xpv_worker *w)
 {
 	int first = 3;
 
 	for (unsigned i = 0; i < w->nkeep; i++) {
-		close_gap(first, w->keep[i] - 1);
+		xpv_process_close(first, w->keep[i] - 1);
 		first = w->keep[i] + 1;
 	}
-	close_gap(first, INT32_MAX);
+	xpv_process_close(first, INT32_MAX);
 }
 
 static void
@@ -205,23 +181,9 @@ reset_signals(void)
 
 	for (int number = 1; number < NSIG; number++)
 		sigaction(number, &standard, NULL); /* fails for SIGKILL and its like */
+	signal(SIGPIPE, SIG_IGN); /* or a log whose reader has gone would end worker after worker */
 	sigemptyset(&none);
 	pthread_sigmask(SIG_SETMASK, &none, NULL);
-}
-
-static struct event_base *
-new_base(void)
-{
-	struct event_config *config = event_config_new();
-	struct event_base *base = NULL;
-
-	if (config == NULL)
-		return NULL;
-	/* Xen's nodes have poll but no kqueue on FreeBSD. */
-	if (event_config_avoid_method(config, "kqueue") == 0)
-		base = event_base_new_with_config(config);
-	event_config_free(config);
-	return base;
 }
 
 /* Signals are blocked: libevent's handlers, still installed, would tell them to the supervisor. */
@@ -244,7 +206,7 @@ static void __attribute__((noreturn)) run_child(struct xpv_worker *w, int channe
 	xpv_process_name(w->name);
 	xpv_log_device(w->name);
 
-	base = new_base();
+	base = xpv_loop_new();
 	if (base == NULL) {
 		xpv_err("can not make an event base: %s", strerror(errno));
 		_exit(1);

@@ -1011,7 +1011,8 @@ check_signals(struct scene *s, int channel, struct event_base *base)
 	for (int number = 1; number < 32; number++) {
 		if (sigismember(&mask, number))
 			return 10;
-		if (sigaction(number, NULL, &action) != 0 || action.sa_handler != SIG_DFL)
+		if (sigaction(number, NULL, &action) != 0 ||
+		    action.sa_handler != (number == SIGPIPE ? SIG_IGN : SIG_DFL))
 			return 11;
 	}
 	if (getsid(0) != getpid() || getppid() != s->supervisor)
