@@ -253,6 +253,26 @@ refuse_image(struct disk *disk, uint32_t sector_size)
 	}
 }
 
+/* An NBD server that stands fewer connections than the frontend has rings, as it may after a
+ * restart. */
+static void
+refuse_queues(struct disk *disk, unsigned max_queues)
+{
+	if (!disk->live) {
+		fail(disk, FAILED_FRONTEND, EPROTO,
+		    "the frontend cannot be served: it has %u queues, %s stands %u",
+		    disk->connection.queues, target_name(&disk->settings), max_queues);
+		return;
+	}
+	if (!disk->complained)
+		xpv_err("%s: %s stands %u connections, and the guest uses %u queues: waiting until "
+			"it stands as many",
+		    disk->name, target_name(&disk->settings), max_queues, disk->connection.queues);
+	disk->complained = true;
+	hold_for(disk, UINT64_C(1000000000) * IMAGE_RETRY_S);
+	disk_end_worker(disk);
+}
+
 static void
 worker_opened(struct disk *disk, const void *data, size_t length)
 {
@@ -272,6 +292,10 @@ worker_opened(struct disk *disk, const void *data, size_t length)
 	}
 	if (!fits_frontend(disk, &medium.image)) {
 		refuse_image(disk, medium.image.sector_size);
+		return;
+	}
+	if (disk->known && disk->connection.queues > medium.image.max_queues) {
+		refuse_queues(disk, medium.image.max_queues);
 		return;
 	}
 	disk->complained = false;
@@ -468,7 +492,7 @@ connect_worker(struct disk *disk)
 
 	if (!disk->known) {
 		if (vbd_read_frontend(disk->all->store, xpv_backend_frontend_dir(disk->backend),
-			disk->domid, disk->all->config, c, why) != 0) {
+			disk->domid, c, why) != 0) {
 			fail(disk, FAILED_FRONTEND, EPROTO, "the frontend cannot be served: %s",
 			    why);
 			return;
@@ -476,7 +500,7 @@ connect_worker(struct disk *disk)
 		vbd_read_offer(disk->all->store, disk->dir, c);
 	}
 	disk->known = true;
-	if (c->queues > disk->args.max_queues) {
+	if (c->queues > disk->args.max_queues || c->queues > disk->medium.image.max_queues) {
 		disk->renew = true; /* published after the worker was prepared */
 		disk_look_again(disk);
 		return;

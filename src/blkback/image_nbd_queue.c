@@ -240,7 +240,7 @@ send_part(struct nbd_queue *q, struct image_io *io)
 	io->done += c->length;
 	add_part(io);
 	if (send_command(connection->h, c, data) == -1) {
-		int error = nbd_get_errno();
+		int error = nbd_get_errno() != 0 ? nbd_get_errno() : EIO;
 
 		on_command_over(c, &error);
 	}

@@ -148,6 +148,8 @@ vbd_read_offer(struct xpv_store *store, const char *dir, struct vbd_connection *
 	c->max_indirect = (uint16_t)(segments < VBD_MAX_SEGMENTS ? segments : VBD_MAX_SEGMENTS);
 	c->discard = xpv_store_read_flag(store, "%s/feature-discard", dir);
 	c->secure_discard = c->discard && xpv_store_read_flag(store, "%s/discard-secure", dir);
+	/* Linux publishes its half whatever it was offered. */
+	c->persistent = c->persistent && xpv_store_read_flag(store, "%s/feature-persistent", dir);
 }
 
 /* ---- the frontend ---- */
@@ -270,7 +272,7 @@ read_ring(struct reading *r, unsigned queue, struct vbd_connection *c)
 
 int
 vbd_read_frontend(struct xpv_store *store, const char *frontend_dir, uint32_t domid,
-    const struct vbd_config *config, struct vbd_connection *c, char why[VBD_WHY_MAX])
+    struct vbd_connection *c, char why[VBD_WHY_MAX])
 {
 	struct reading r = {.store = store, .dir = frontend_dir, .why = why};
 
@@ -283,8 +285,7 @@ vbd_read_frontend(struct xpv_store *store, const char *frontend_dir, uint32_t do
 		if (read_ring(&r, i, c) != 0)
 			return -1;
 	}
-	c->persistent =
-	    config->persistent && xpv_store_read_flag(store, "%s/feature-persistent", frontend_dir);
+	c->persistent = xpv_store_read_flag(store, "%s/feature-persistent", frontend_dir);
 	return 0;
 }
 

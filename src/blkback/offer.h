@@ -30,7 +30,8 @@ unsigned vbd_queues(const struct vbd_config *config);
 int vbd_offer(struct xpv_store *store, const char *dir, const struct vbd_config *config,
     const struct vbd_medium *medium);
 
-/* What "dir" says that was offered, by whomever: this is what a frontend has read there. */
+/* What "dir" says that was offered, by whomever: this is what a frontend has read there, whatever
+ * the configuration says today. After vbd_read_frontend(), as some features need both sides. */
 void vbd_read_offer(struct xpv_store *store, const char *dir, struct vbd_connection *connection);
 
 /*
@@ -40,7 +41,7 @@ void vbd_read_offer(struct xpv_store *store, const char *dir, struct vbd_connect
  * to vbd_read_offer().
  */
 int vbd_read_frontend(struct xpv_store *store, const char *frontend_dir, uint32_t domid,
-    const struct vbd_config *config, struct vbd_connection *connection, char why[VBD_WHY_MAX]);
+    struct vbd_connection *connection, char why[VBD_WHY_MAX]);
 
 /* How many rings it wants, for a first idea; 1 if that makes no sense. */
 unsigned vbd_frontend_queues(struct xpv_store *store, const char *frontend_dir);

@@ -206,6 +206,7 @@ offers_discard(void **state)
 static void
 what_was_offered(void **state)
 {
+	memset(&connection, 0, sizeof(connection));
 	medium.image.secure_discard = true;
 	assert_int_equal(vbd_offer(store, DIR, &config, &medium), 0);
 	vbd_read_offer(store, DIR, &connection);
@@ -254,7 +255,7 @@ static int
 read_frontend(void)
 {
 	why[0] = '\0';
-	return vbd_read_frontend(store, FRONT, 3, &config, &connection, why);
+	return vbd_read_frontend(store, FRONT, 3, &connection, why);
 }
 
 static void
@@ -434,17 +435,21 @@ reads_no_nonsense(void **state)
 static void
 persistence_needs_both(void **state)
 {
+	static const char *const values[] = {NULL, "0", "1"};
+
 	publish_simple();
-	publish("feature-persistent", "1");
-	assert_int_equal(read_frontend(), 0);
-	assert_true(connection.persistent);
-	publish("feature-persistent", "0");
-	assert_int_equal(read_frontend(), 0);
-	assert_false(connection.persistent);
-	publish("feature-persistent", "1");
-	config.persistent = false;
-	assert_int_equal(read_frontend(), 0);
-	assert_false(connection.persistent);
+	for (unsigned i = 0; i < 9; i++) {
+		const char *ours = values[i / 3], *its = values[i % 3];
+
+		fake_store_remove(DIR "/feature-persistent");
+		if (ours != NULL)
+			fake_store_set(DIR "/feature-persistent", ours);
+		publish("feature-persistent", its);
+		config.persistent = i % 2 != 0; /* what it is now does not count */
+		assert_int_equal(read_frontend(), 0);
+		vbd_read_offer(store, DIR, &connection);
+		assert_int_equal(connection.persistent, i == 8);
+	}
 }
 
 /* ---- the description ---- */

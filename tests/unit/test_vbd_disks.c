@@ -511,11 +511,8 @@ nodes_may_come_one_by_one(void **state)
 }
 
 static void
-more_rings_than_offered(void **state)
+front_publishes_two_queues(void)
 {
-	config.queues = 1;
-	start_offered();
-	assert_int_equal(args->max_queues, 1);
 	fake_store_set(FRONT "/multi-queue-num-queues", "2");
 	for (unsigned i = 0; i < 2; i++) {
 		char path[96];
@@ -525,6 +522,15 @@ more_rings_than_offered(void **state)
 		snprintf(path, sizeof(path), FRONT "/queue-%u/event-channel", i);
 		fake_store_set(path, "9");
 	}
+}
+
+static void
+more_rings_than_offered(void **state)
+{
+	config.queues = 1;
+	start_offered();
+	assert_int_equal(args->max_queues, 1);
+	front_publishes_two_queues();
 	front("3");
 	assert_int_equal(worker->sent, 0);
 	stops();
@@ -1191,6 +1197,46 @@ an_image_that_gets_other_sectors_is_waited_for(void **state)
 	assert_true(worker->stopping);
 }
 
+/* An NBD server that now stands fewer connections than the frontend has rings. */
+static void
+an_image_for_fewer_queues_is_waited_for(void **state)
+{
+	front_publishes_two_queues();
+	fake_store_set(FRONT "/state", "4");
+	fake_store_set(DIR "/state", "4");
+	fake_store_set(DIR "/sectors", "2048");
+	image.max_queues = 1;
+	start();
+	opens();
+	stops(); /* another one is told of the two queues from its start */
+	opens();
+	assert_int_equal(complaints, 1);
+	stops();
+	assert_false(worker->running); /* for a while, or until there is another image */
+	is("state", "4");
+	set("params", "/images/b");
+	image.max_queues = 2;
+	opens();
+	expect_connect(true);
+	serves();
+	is("state", "4");
+}
+
+/* Who has not begun to use the disk is told, and can begin anew. */
+static void
+fewer_queues_than_the_frontend_wants(void **state)
+{
+	image.max_queues = 1;
+	start_offered();
+	front_publishes_two_queues();
+	front("3");
+	stops();
+	opens();
+	assert_true(worker->stopping);
+	stops();
+	is("state", "6");
+}
+
 /* A drive without a medium has no sectors that could be others. */
 static void
 a_medium_is_taken_out(void **state)
@@ -1526,6 +1572,8 @@ main(void)
 	    test(another_medium),
 	    test(a_medium_of_other_sectors_is_refused),
 	    test(an_image_that_gets_other_sectors_is_waited_for),
+	    test(an_image_for_fewer_queues_is_waited_for),
+	    test(fewer_queues_than_the_frontend_wants),
 	    test(a_medium_is_taken_out),
 	    test(an_empty_drive),
 	    test(another_medium_before_the_frontend_comes),
