@@ -257,6 +257,11 @@ control_open(struct event_base *base)
 		return true;
 	if (io_uring_queue_init_params(CONTROL_DEPTH, &control.ring, &params) != 0)
 		return false;
+	/* The kernel runs with our rights what is in the ring: no worker may write there. */
+	if (io_uring_ring_dontfork(&control.ring) != 0) {
+		io_uring_queue_exit(&control.ring);
+		return false;
+	}
 	/* A command that waits keeps one of the kernel's threads: none may wait for another disk's.
 	 */
 	io_uring_register_iowq_max_workers(&control.ring, (unsigned[2]){CONTROL_THREADS, 0});
