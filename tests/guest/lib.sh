@@ -140,7 +140,7 @@ guest_need() {	# name, type, kernel, options...
 }
 
 guest_run() {	# name, command, seconds
-	local name=$1 limit=${3:-60} tty rc
+	local name=$1 limit=$((${3:-60} * SLOW)) tty rc
 	if ! read -r tty 2>/dev/null <"$state/$name/tty"; then
 		echo "guest $name is not running" >&2
 		return 125
@@ -178,14 +178,14 @@ END-OF-JOB
 guest_wait() {	# name, job, seconds
 	local limit=${3:-60}
 	guest_run "$1" "i=0; until [ -e /run/job/$2.rc ]; do
-		[ \$i -lt $((limit * 5)) ] || { cat /run/job/$2.out; echo 'job $2 goes on'; exit 124; }
+		[ \$i -lt $((limit * SLOW * 5)) ] || { cat /run/job/$2.out; echo 'job $2 goes on'; exit 124; }
 		sleep 0.2; i=\$((i + 1)); done
 	cat /run/job/$2.out; exit \$(cat /run/job/$2.rc)" $((limit + 30))
 }
 
 guest_until() {	# name, seconds, command
 	guest_run "$1" "i=0; until { $3
-	} >/run/until 2>&1; do [ \$i -lt $(($2 * 5)) ] || { cat /run/until; exit 1; }
+	} >/run/until 2>&1; do [ \$i -lt $(($2 * SLOW * 5)) ] || { cat /run/until; exit 1; }
 	sleep 0.2; i=\$((i + 1)); done" $(($2 + 30))
 }
 

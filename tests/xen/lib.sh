@@ -48,11 +48,21 @@ finish() {
 	finish_test
 }
 
+# A line for each: what is more than before is a line that was not there.
+numbered() {	# what, count
+	local i
+	[[ $2 =~ ^[0-9]+$ ]] || { echo "$1: no count: $2"; return; }
+	for ((i = 1; i <= $2; i++)); do echo "$1 $i"; done
+}
+
 leftovers() {
 	xenstore-list device/vbd 2>/dev/null | sed 's/^/device\/vbd /'
-	xenstore-list backend/vbd/0 backend/qdisk/0 2>/dev/null | sed 's/^/backend /'
-	echo "dom0's ports: $(lsevtchn 0 | wc -l)"
-	echo "granted pages: $(gntalloc_used 2>&1)"
+	local class
+	for class in vbd qdisk; do # xenstore-list ends at the first that is not there
+		xenstore-list backend/$class/0 2>/dev/null | sed "s/^/backend $class /"
+	done
+	numbered "port of dom0" "$(lsevtchn 0 | wc -l)"
+	numbered "granted page" "$(gntalloc_used 2>&1)"
 	ps -e -o comm= | grep -E '^(xen-[a-z]+d|fio|xvd)' | sort | sed 's/^/process /'
 	awk '$2 ~ "^/(mnt|run/mnt)" { print "mount " $1 " " $2 }' /proc/mounts
 	ls /dev/xenpv 2>/dev/null | sed 's/^/\/dev\/xenpv /'

@@ -4,8 +4,8 @@
 # The kernel's own frontend and backend do what the other tests ask of ours: a failure here is none
 # of xenpv's.
 
+at_end "modprobe -r xen-blkfront" # after what follows has let go of the disk
 . "$XENPV_TESTS/xen/blkfront.sh"
-at_end "modprobe -r xen-blkfront"
 need "the kernel's frontend loads" modprobe xen-blkfront
 need "a disk is attached" disk_attach Domain-0 xvda phy /dev/ram0
 need "it appears" wait_for 30 test -b /dev/xvda

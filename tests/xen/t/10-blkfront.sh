@@ -18,10 +18,11 @@ flushes_of_disk() { awk '{ print $16 }' "/sys/block/${store#/dev/}/stat"; }
 [ "$backend" != qdisk ] || need "QEMU serves disks" qemu_start
 need "the daemon starts" blk_start "$attach"
 holds() { echo "$(ls "/proc/$blk_pid/fd" | wc -l) descriptors, $(lsevtchn 0 | wc -l) ports, $(gntalloc_used) pages"; }
+no_worker() { ! pgrep -P "$blk_pid" >/dev/null; } # it ends after its disk
 # What the first disk leaves in the daemon, a handle that all use, no other adds to.
 if [ "$backend" = phy ]; then
 	need "a disk comes" blk_disk "$backend" "$target"
-	need "and goes" blk_gone
+	need "and goes" eval 'blk_gone && wait_for 30 no_worker'
 	held=$(holds)
 fi
 need "the disk becomes a block device" blk_disk "$backend" "$target"
@@ -45,6 +46,7 @@ ok "unmount" umount /mnt
 ok "fsck finds nothing" fsck.ext4 -f -n $dev/xvda
 ok "the store holds what the device has" same_bytes $dev/xvda "$target"
 ok "detach" blk_gone
+ok "its worker ends" wait_for 30 no_worker
 [ "$backend" != phy ] || is "$(holds)" "$held" "the daemon holds not a descriptor, port or page more than before"
 ok "SIGTERM ends the daemon" blk_stop
 # Not through any of ours: from the store itself.

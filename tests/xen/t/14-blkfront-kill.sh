@@ -23,7 +23,7 @@ load() {
 }
 load >"$XENPV_TEST_DIR/load.out" 2>&1 &
 load=$!
-at_end "kill $load 2>/dev/null"
+at_end "pkill -P $load; kill $load 2>/dev/null"
 # Not before it works: 2 more seconds of requests than the last time.
 requests() { echo $(($(blk_metric requests_total xvda read) + $(blk_metric requests_total xvda write))); }
 more_requests() { [ "$(requests)" -gt $((seen + 100)) ]; }
