@@ -63,7 +63,8 @@ struct attach_ops {
 	bool (*usable)(char *why, size_t size);
 	/* NULL: yes. Usable, but does this host's kernel stand the death of a worker? */
 	bool (*sound)(char *why, size_t size);
-	/* Once, before the first disk, and after the last; NULL: nothing to do. -1: logged. */
+	/* Once, before the first disk, and after the last; NULL: nothing to do. EX_OK,
+	 * or the daemon's exit status after a log line. */
 	int (*start)(struct event_base *base, const struct blk_config *config);
 	void (*end)(void);
 	struct attachment *(*open)(const struct attach_params *params); /* NULL: logged */

@@ -40,6 +40,7 @@
 #define DEAD_CONN_TIMEOUT_S 3600
 #define REMOVE_POLL_MS	    20
 #define CONNECTIONS	    1
+#define MAX_OLD_IO	    (4u << 20)
 
 struct attachment {
 	struct attachment_nbd shared; /* the worker's part of it */
@@ -47,8 +48,10 @@ struct attachment {
 	struct blk_geometry geometry;
 	struct nl_sock *netlink;
 	int family;
-	int index;	/* of /dev/nbdN; -1: no device */
-	bool connected; /* the device has our sockets */
+	int index;	  /* of /dev/nbdN; -1: no device */
+	bool connected;	  /* the device has our sockets */
+	uint64_t sectors; /* the size that the device has; 0: none */
+	unsigned sector_size;
 	unsigned queues;
 	int fds[2 * BLK_MAX_QUEUES];
 	struct event *poll; /* until a device that goes has gone */
@@ -175,17 +178,26 @@ put_identifier(const struct attachment *a, struct nl_msg *message)
 	return nla_put_string(message, NBD_ATTR_BACKEND_IDENTIFIER, identifier);
 }
 
-static int
-configure(struct attachment *a, uint8_t command)
+static bool
+put_geometry(const struct attachment *a, struct nl_msg *message)
 {
-	struct nl_msg *message = new_message(a, command);
+	return nla_put_u64(message, NBD_ATTR_SIZE_BYTES, a->geometry.sectors << BLK_SECTOR_SHIFT) ==
+		   0 &&
+	       nla_put_u64(message, NBD_ATTR_BLOCK_SIZE_BYTES, a->geometry.sector_size) == 0;
+}
+
+/* A new device, or new sockets for one that is there. That one keeps its size for now: the driver
+ * would wait, before it takes the sockets, for requests that only those can answer. */
+static int
+configure(struct attachment *a)
+{
+	bool new_device = a->index < 0;
+	struct nl_msg *message = new_message(a, new_device ? NBD_CMD_CONNECT : NBD_CMD_RECONFIGURE);
 
 	if (message == NULL)
 		return -NLE_NOMEM;
-	if ((a->index >= 0 && nla_put_u32(message, NBD_ATTR_INDEX, (uint32_t)a->index) != 0) ||
-	    nla_put_u64(message, NBD_ATTR_SIZE_BYTES, a->geometry.sectors << BLK_SECTOR_SHIFT) !=
-		0 ||
-	    nla_put_u64(message, NBD_ATTR_BLOCK_SIZE_BYTES, a->geometry.sector_size) != 0 ||
+	if ((new_device ? !put_geometry(a, message)
+			: nla_put_u32(message, NBD_ATTR_INDEX, (uint32_t)a->index) != 0) ||
 	    nla_put_u64(message, NBD_ATTR_SERVER_FLAGS, server_flags(a)) != 0 ||
 	    nla_put_u64(message, NBD_ATTR_DEAD_CONN_TIMEOUT, DEAD_CONN_TIMEOUT_S) != 0 ||
 	    put_identifier(a, message) != 0 || !put_sockets(a, message)) {
@@ -261,6 +273,14 @@ read_sysfs(int index, const char *file, char *text, size_t size)
 	return good;
 }
 
+static unsigned long
+read_sysfs_number(int index, const char *file)
+{
+	char text[32];
+
+	return read_sysfs(index, file, text, sizeof(text)) ? strtoul(text, NULL, 10) : 0;
+}
+
 static void
 write_sysfs(const struct attachment *a, const char *file, unsigned long value)
 {
@@ -273,6 +293,20 @@ write_sysfs(const struct attachment *a, const char *file, unsigned long value)
 		xpv_info("%s: cannot set %s: %s", a->p.name, path, strerror(errno));
 	if (f != NULL)
 		fclose(f);
+}
+
+/* Requests wait in it that were made before us, as large as they were allowed to be. */
+static void
+take_limits(struct attachment *a)
+{
+	unsigned long max_io = read_sysfs_number(a->index, "queue/max_sectors_kb") * 1024;
+
+	a->sectors = read_sysfs_number(a->index, "size");
+	a->sector_size = (unsigned)read_sysfs_number(a->index, "queue/logical_block_size");
+	if (max_io > MAX_OLD_IO)
+		max_io = MAX_OLD_IO;
+	if (max_io > a->p.max_io_bytes)
+		a->p.max_io_bytes = (unsigned)max_io;
 }
 
 /* A device that an earlier supervisor left: Linux 5.14 and newer tell whose it is. */
@@ -292,6 +326,7 @@ find_left_over(struct attachment *a)
 		    read_sysfs(index, "backend", text, sizeof(text)) && strcmp(text, wanted) == 0) {
 			a->index = index;
 			snprintf(a->node, sizeof(a->node), "/dev/nbd%d", index);
+			take_limits(a);
 			xpv_info(
 			    "%s: %s is here from an earlier xen-blkfrontd", a->p.name, a->node);
 		}
@@ -317,13 +352,13 @@ nbd_open(const struct attach_params *params)
 	a->poll = evtimer_new(params->base, poll_removed, a);
 	if (a->netlink == NULL || a->poll == NULL)
 		goto fail;
+	find_left_over(a);
 	for (unsigned i = 0; i < params->queues; i++) {
 		a->shared.journals[i] = xpv_shared_alloc(
-		    params->shared, nbd_journal_size(params->depth, params->max_io_bytes));
+		    params->shared, nbd_journal_size(params->depth, a->p.max_io_bytes));
 		if (a->shared.journals[i] == NULL)
 			goto fail;
 	}
-	find_left_over(a);
 	return a;
 fail:
 	xpv_err("%s: NBD: %s", params->name, strerror(errno));
@@ -343,18 +378,13 @@ nbd_existing(const struct attachment *a, unsigned *queues, unsigned *depth, unsi
 static void
 nbd_serve(struct attachment *a, const struct blk_geometry *g, struct xpv_worker *w)
 {
-	char why[256];
-
-	if (a->connected &&
-	    (g->read_only != a->geometry.read_only || g->sector_size != a->geometry.sector_size)) {
+	if ((a->connected && g->read_only != a->geometry.read_only) ||
+	    (a->sector_size != 0 && g->sector_size != a->sector_size)) {
 		a->p.events->failed(a->p.arg,
 		    "the disk came back read-only or writable or with another sector size than "
 		    "before: detach it and attach it again");
 		return;
 	}
-	if (a->connected && g->sectors != a->geometry.sectors &&
-	    attach_nbd.resize(a, g->sectors, why, sizeof(why)) != 0)
-		xpv_warning("%s: came back with another size: %s", a->p.name, why);
 	a->geometry = *g;
 	if (a->queues == 0 && !make_sockets(a)) {
 		a->p.events->failed(a->p.arg, strerror(errno));
@@ -363,27 +393,43 @@ nbd_serve(struct attachment *a, const struct blk_geometry *g, struct xpv_worker 
 	hand_over(a, w);
 }
 
+/* 0, or -1 with "why". */
+static int
+connect_device(struct attachment *a, char *why, size_t size)
+{
+	bool new_device = a->index < 0;
+	int result = configure(a);
+
+	if (result != 0 || a->index < 0) {
+		snprintf(why, size, "the kernel's nbd driver refuses: %s", nl_geterror(result));
+		return -1;
+	}
+	a->connected = true;
+	if (new_device) {
+		a->sectors = a->geometry.sectors;
+		a->sector_size = a->geometry.sector_size;
+	}
+	snprintf(a->node, sizeof(a->node), "/dev/nbd%d", a->index);
+	write_sysfs(a, "queue/max_sectors_kb", a->p.max_io_bytes / 1024);
+	write_sysfs(a, "queue/rotational", 0);
+	/* The first to open the device has the kernel read its partition table. */
+	blk_start_helper((const char *const[]){"partx", "--show", a->node, NULL});
+	return 0;
+}
+
 static void
 nbd_serving(struct attachment *a, pid_t worker)
 {
-	char why[128];
-	int result = 0;
+	char why[256];
 
-	if (!a->connected) {
-		result = configure(a, a->index >= 0 ? NBD_CMD_RECONFIGURE : NBD_CMD_CONNECT);
-		if (result != 0 || a->index < 0) {
-			snprintf(why, sizeof(why), "the kernel's nbd driver refuses: %s",
-			    nl_geterror(result));
-			a->p.events->failed(a->p.arg, why);
-			return;
-		}
-		a->connected = true;
-		snprintf(a->node, sizeof(a->node), "/dev/nbd%d", a->index);
-		write_sysfs(a, "queue/max_sectors_kb", a->p.max_io_bytes / 1024);
-		write_sysfs(a, "queue/rotational", 0);
-		/* The first to open the device has the kernel read its partition table. */
-		blk_start_helper((const char *const[]){"partx", "--show", a->node, NULL});
+	if (!a->connected && connect_device(a, why, sizeof(why)) != 0) {
+		a->p.events->failed(a->p.arg, why);
+		return;
 	}
+	/* Not before somebody answers: the driver waits for all that is under way. */
+	if (a->geometry.sectors != a->sectors &&
+	    attach_nbd.resize(a, a->geometry.sectors, why, sizeof(why)) != 0)
+		xpv_warning("%s: came back with another size: %s", a->p.name, why);
 	a->p.events->ready(a->p.arg, a->node);
 }
 
@@ -411,7 +457,7 @@ nbd_resize(struct attachment *a, uint64_t sectors, char *why, size_t size)
 		snprintf(why, size, "the kernel's nbd driver refuses: %s", nl_geterror(result));
 		return -1;
 	}
-	a->geometry.sectors = sectors;
+	a->geometry.sectors = a->sectors = sectors;
 	return 0;
 }
 
@@ -433,8 +479,17 @@ poll_removed(evutil_socket_t fd, short events, void *arg)
 	}
 	a->index = -1;
 	a->connected = false;
+	a->sectors = a->sector_size = 0;
 	close_sockets(a);
 	a->p.events->removed(a->p.arg);
+}
+
+/* The driver, which may be writing to a socket that nobody reads, stops waiting for it. */
+static void
+nbd_cut(struct attachment *a)
+{
+	for (unsigned i = 0; i < a->queues; i++)
+		shutdown(NBD_OUR_END(a->fds, i), SHUT_RDWR);
 }
 
 static void
@@ -476,6 +531,7 @@ const struct attach_ops attach_nbd = {
     .gone = nbd_gone,
     .resize = nbd_resize,
     .node = nbd_node,
+    .cut = nbd_cut,
     .remove = nbd_remove,
     .close = nbd_close,
     .io = &io_nbd,

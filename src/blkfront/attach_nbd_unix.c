@@ -7,9 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/queue.h>
 #include <sys/socket.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 #include <event2/event.h>
@@ -68,6 +68,12 @@ attach_nbd_unix_shared(const struct attachment *a)
 /* ---- clients ---- */
 
 static unsigned
+payload_max(const struct attach_params *p)
+{
+	return p->max_io_bytes > PAYLOAD_MIN ? p->max_io_bytes : PAYLOAD_MIN;
+}
+
+static unsigned
 count_clients(const struct attachment *a)
 {
 	unsigned n = 0;
@@ -80,7 +86,6 @@ count_clients(const struct attachment *a)
 static void
 end_client(struct attachment *a, unsigned slot)
 {
-	struct nbd_journal *j = a->shared.journals[slot];
 	struct client *client = &a->clients[slot];
 
 	if (!client->used)
@@ -89,8 +94,9 @@ end_client(struct attachment *a, unsigned slot)
 	shutdown(client->fds[0], SHUT_RDWR);
 	for (unsigned i = 0; i < NBD_TRANSFER_FDS; i++)
 		close(client->fds[i]);
-	/* Data of its writes: the memory is needed no more. */
-	madvise(nbd_journal_payload(j, 0), (size_t)j->depth * j->payload_max, MADV_REMOVE);
+	/* Unless a worker may still have to send some of it. */
+	if (!client->with_worker)
+		nbd_journal_forget(a->shared.journals[slot], a->p.depth, payload_max(&a->p));
 	if (a->removing && count_clients(a) == 0)
 		event_active(a->removed, EV_TIMEOUT, 0);
 }
@@ -129,8 +135,8 @@ take_client(struct attachment *a, unsigned slot, int fd)
 		return false;
 	/* Room for a whole large answer; with less there are more system calls. */
 	fcntl(ends[1], F_SETPIPE_SZ, PIPE_BYTES);
-	if (nbd_journal_reset(a->shared.journals[slot], a->p.depth,
-		a->p.max_io_bytes > PAYLOAD_MIN ? a->p.max_io_bytes : PAYLOAD_MIN, fd, -1) != 0) {
+	if (nbd_journal_reset(a->shared.journals[slot], a->p.depth, payload_max(&a->p), fd, -1) !=
+	    0) {
 		close(ends[0]);
 		close(ends[1]);
 		return false;
@@ -191,7 +197,7 @@ offer(struct attachment *a)
 	    .id = a->p.vdev,
 	    .bytes = g->sectors << BLK_SECTOR_SHIFT,
 	    .block_min = g->sector_size,
-	    .block_max = a->p.max_io_bytes > PAYLOAD_MIN ? a->p.max_io_bytes : PAYLOAD_MIN,
+	    .block_max = payload_max(&a->p),
 	    /* Connections share nothing that could differ: what one was answered is in the backend,
 	     * and a flush reaches that by way of any ring. Flush: see attach.h. */
 	    .flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_CAN_MULTI_CONN | NBD_FLAG_SEND_FLUSH,
@@ -254,7 +260,9 @@ nbd_unix_start(struct event_base *base, const struct blk_config *config)
 	snprintf(empty_dir, sizeof(empty_dir), "%s/empty", config->rundir);
 	escape(config->attach_path, server.path, sizeof(server.path));
 	server.door = nbd_door_open(base, &door, entered, NULL);
-	return server.door != NULL ? 0 : -1;
+	if (server.door != NULL)
+		return EX_OK;
+	return errno == EINVAL ? EX_CONFIG : EX_TEMPFAIL;
 }
 
 static void
@@ -292,8 +300,7 @@ static struct attachment *
 nbd_unix_open(const struct attach_params *params)
 {
 	struct attachment *a = calloc(1, sizeof(*a));
-	size_t bytes = nbd_journal_size(
-	    params->depth, params->max_io_bytes > PAYLOAD_MIN ? params->max_io_bytes : PAYLOAD_MIN);
+	size_t bytes = nbd_journal_size(params->depth, payload_max(params));
 
 	if (a == NULL)
 		return NULL;
@@ -399,6 +406,7 @@ nbd_unix_message(struct attachment *a, uint32_t type, const void *data, size_t l
 	if (slot >= NBD_UNIX_SLOTS || !a->clients[slot].with_worker)
 		return;
 	xpv_debug("%s: connection %u of a client is over", a->p.name, slot);
+	a->clients[slot].with_worker = false;
 	end_client(a, slot);
 }
 

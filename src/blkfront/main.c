@@ -189,8 +189,10 @@ main(int argc, char **argv)
 	snprintf(socket_path, sizeof(socket_path), "%s/xen-blkfrontd.sock", config.rundir);
 	d.signals = xpv_signals_listen(d.base, on_stop, on_reload, &d);
 
-	if (attach->start != NULL && attach->start(d.base, &config) != 0)
-		return EX_TEMPFAIL;
+	if (attach->start != NULL)
+		d.exit_code = attach->start(d.base, &config);
+	if (d.exit_code != EX_OK)
+		return d.exit_code;
 	d.disks = disks_start(d.base, store, &config, attach, settled, &d);
 	if (d.disks == NULL)
 		return EX_OSERR;

@@ -221,6 +221,7 @@ nbd_door_open(struct event_base *base, const struct nbd_door_config *config,
     nbd_door_entered *entered, void *arg)
 {
 	struct nbd_door *door = calloc(1, sizeof(*door));
+	int error;
 
 	if (door == NULL)
 		return NULL;
@@ -230,7 +231,9 @@ nbd_door_open(struct event_base *base, const struct nbd_door_config *config,
 	door->sandbox = config->sandbox;
 	if (!copy(&door->user, config->user) || !copy(&door->empty_dir, config->empty_dir) ||
 	    nbd_listen_open(&door->listening, config->path, config->group) != 0) {
+		error = errno;
 		nbd_door_close(door);
+		errno = error;
 		return NULL;
 	}
 	door->process = xpv_worker_new(base, "nbd-door", &door_ops, &policy, NULL, door);
@@ -239,8 +242,10 @@ nbd_door_open(struct event_base *base, const struct nbd_door_config *config,
 		if (xpv_worker_start(door->process) == 0)
 			return door;
 	}
-	xpv_err("%s: no process to receive NBD clients: %s", config->path, strerror(errno));
+	error = errno;
+	xpv_err("%s: no process to receive NBD clients: %s", config->path, strerror(error));
 	nbd_door_close(door);
+	errno = error;
 	return NULL;
 }
 

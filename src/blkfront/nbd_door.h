@@ -26,7 +26,7 @@ struct nbd_door_config {	      /* all is copied */
 /* A client has chosen export "id", the transmission begins; "fd" is the callee's. */
 typedef void nbd_door_entered(uint32_t id, int fd, void *arg);
 
-/* NULL after logging. */
+/* NULL after logging; errno as nbd_listen_open() has it. */
 struct nbd_door *nbd_door_open(struct event_base *base, const struct nbd_door_config *config,
     nbd_door_entered *entered, void *arg);
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -45,6 +46,13 @@ nbd_journal_reset(
 	if (set_offset(our_end) != 0)
 		return -1;
 	return kernels_end < 0 ? 0 : set_offset(kernels_end);
+}
+
+void
+nbd_journal_forget(struct nbd_journal *j, unsigned depth, unsigned payload_max)
+{
+	madvise(
+	    (uint8_t *)j + nbd_journal_size(depth, 0), (size_t)depth * payload_max, MADV_REMOVE);
 }
 
 void *

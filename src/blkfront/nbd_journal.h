@@ -72,6 +72,10 @@ size_t nbd_journal_size(unsigned depth, unsigned payload_max);
 int nbd_journal_reset(
     struct nbd_journal *j, unsigned depth, unsigned payload_max, int our_end, int kernels_end);
 
+/* Gives back the memory of the payload of a connection that is over. What the journal says of where
+ * that is does not count: a worker can write there. */
+void nbd_journal_forget(struct nbd_journal *j, unsigned depth, unsigned payload_max);
+
 void *nbd_journal_payload(struct nbd_journal *j, unsigned slot);
 
 /* Bytes taken from a socket so far, finishing what a killed worker had begun. */

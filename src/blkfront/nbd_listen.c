@@ -56,23 +56,35 @@ still_listened_to(const char *path)
 	return rc;
 }
 
+/* To the caller: another time it will be no better. */
+static bool
+wrong(void)
+{
+	errno = EINVAL;
+	return false;
+}
+
 /* What is at "path" is a socket of ours that nobody listens to any more: removed. */
 static bool
 clear_stale(const char *path)
 {
 	struct stat st;
 
-	if (lstat(path, &st) != 0)
+	if (lstat(path, &st) != 0) {
+		if (errno != ENOENT)
+			xpv_err("%s: %s", path, strerror(errno));
 		return errno == ENOENT;
+	}
 	if (!S_ISSOCK(st.st_mode)) {
 		xpv_err("%s: exists and is not a socket: remove it, or choose another path", path);
-		return false;
+		return wrong();
 	}
 	switch (still_listened_to(path)) {
 	case 0:
 		break;
 	case 1:
 		xpv_err("%s: another program listens there: end it, or choose another path", path);
+		errno = EADDRINUSE;
 		return false;
 	default:
 		xpv_err("%s: cannot tell whether it is in use: %s", path, strerror(errno));
@@ -81,7 +93,7 @@ clear_stale(const char *path)
 	if (st.st_uid != geteuid()) {
 		xpv_err("%s: a socket of another user (%u): remove it, or choose another path",
 		    path, (unsigned)st.st_uid);
-		return false;
+		return wrong();
 	}
 	if (unlink(path) == 0)
 		return true;
@@ -99,7 +111,7 @@ give_to_group(const char *path, const char *name)
 	group = getgrnam(name);
 	if (group == NULL) {
 		xpv_err("nbd-group: there is no group \"%s\"", name);
-		return false;
+		return wrong();
 	}
 	if (chown(path, (uid_t)-1, group->gr_gid) == 0 && chmod(path, 0660) == 0)
 		return true;
@@ -128,6 +140,7 @@ nbd_listen_open(struct nbd_listen *l, const char *path, const char *group)
 	if (path[0] != '/' || strlen(path) >= sizeof(l->path)) {
 		xpv_err("nbd-unix: \"%s\": not an absolute path of less than %zu bytes", path,
 		    sizeof(l->path));
+		wrong();
 		return -1;
 	}
 	if (!clear_stale(path))
@@ -156,6 +169,7 @@ nbd_listen_open(struct nbd_listen *l, const char *path, const char *group)
 void
 nbd_listen_close(struct nbd_listen *l)
 {
+	int error = errno;
 	struct stat st;
 
 	if (l->path[0] != '\0' && lstat(l->path, &st) == 0 && st.st_dev == l->device &&
@@ -165,4 +179,5 @@ nbd_listen_close(struct nbd_listen *l)
 		close(l->fd);
 	l->fd = -1;
 	l->path[0] = '\0';
+	errno = error;
 }

@@ -16,7 +16,8 @@ struct nbd_listen {
 /*
  * Makes the socket with mode 0600, or for a group (may be NULL) of this system with 0660. A socket
  * that a dead process left there is replaced if it is ours; one that is listened to, or anything
- * else, is left alone. 0, or -1 after logging why.
+ * else, is left alone. 0, or -1 after logging why;
+ * errno is EINVAL if path or group are no good, something else if another time may do.
  */
 int nbd_listen_open(struct nbd_listen *l, const char *path, const char *group);
 

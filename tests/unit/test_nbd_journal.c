@@ -460,12 +460,37 @@ rearm_survives_a_kill(void **state)
 	assert_int_equal(bytes, 10);
 }
 
+/* Two journals side by side, as a disk's are, and a worker that has been taken over. */
+static void
+forgets_nothing_of_others(void **state)
+{
+	const size_t size = nbd_journal_size(DEPTH, PAYLOAD_MAX);
+	uint8_t *both =
+	    mmap(NULL, 2 * size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct nbd_journal *first = (struct nbd_journal *)both;
+
+	assert_ptr_not_equal(both, MAP_FAILED);
+	memset(both, 0xa5, 2 * size);
+	nbd_journal_forget(first, DEPTH, PAYLOAD_MAX);
+	for (size_t at = 0; at < 2 * size; at += 4096)
+		assert_int_equal(
+		    both[at], at < size && at >= nbd_journal_size(DEPTH, 0) ? 0 : 0xa5);
+	first->payload_offset = size;
+	first->depth = UINT32_MAX;
+	first->payload_max = UINT32_MAX;
+	nbd_journal_forget(first, DEPTH, PAYLOAD_MAX);
+	for (size_t at = size; at < 2 * size; at += 4096)
+		assert_int_equal(both[at], 0xa5);
+	munmap(both, 2 * size);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(peek_offset_counts, setup, teardown),
 	    cmocka_unit_test_setup_teardown(rearm_survives_a_kill, setup, teardown),
+	    cmocka_unit_test(forgets_nothing_of_others),
 	    cmocka_unit_test_setup_teardown(one_worker, setup, teardown),
 	    cmocka_unit_test_setup_teardown(killed_again_and_again, setup, teardown),
 	    {"one_worker by pipe", one_worker, setup_by_pipe, teardown, NULL},
