@@ -52,12 +52,17 @@ xpv_pool_page(const struct xpv_pool *pool, unsigned index)
 /* Backend side: foreign pages. */
 struct xpv_gntdev;
 
+/* NULL with errno, and a log line that says what to do unless memory is short. */
 struct xpv_gntdev *xpv_gntdev_open(void);
+/* What is mapped is to be unmapped before. NULL is allowed. */
 void xpv_gntdev_close(struct xpv_gntdev *g);
 
-/* Maps "count" grants of one domain contiguously. NULL with errno; never partially mapped. */
+/* Maps "count" grants of one domain contiguously; the mapping is the caller's. NULL with errno and
+ * without a log line: EINVAL if there can be no such grants, else what the kernel says; never
+ * partially mapped. */
 void *xpv_gntdev_map(
     struct xpv_gntdev *g, uint32_t domid, const uint32_t *grefs, unsigned count, bool writable);
+/* A whole mapping, and only once. 0 or -1 with errno, without a log line. */
 int xpv_gntdev_unmap(struct xpv_gntdev *g, void *base, unsigned count);
 
 /* Whether xpv_gntdev_copy() can do anything: FreeBSD and Linux before 4.9 have no grant copy. */

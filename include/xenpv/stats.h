@@ -59,7 +59,7 @@ uint64_t xpv_now_ns(void);
 enum xpv_metric_kind { XPV_COUNTER, XPV_GAUGE, XPV_HISTOGRAM };
 
 struct xpv_metric {
-	const char *name; /* "blkfront_requests" : OpenMetrics name without unit or _total */
+	const char *name; /* "xenpv_blkfront_requests": OpenMetrics name without unit or _total */
 	enum xpv_metric_kind kind;
 	const char *help;
 	const char *labels; /* fixed labels such as op="read", or NULL */

@@ -40,7 +40,8 @@ void xpv_store_close(struct xpv_store *s);
 int xpv_store_transaction(
     struct xpv_store *s, int (*fn)(struct xpv_store *s, void *arg), void *arg);
 
-/* A heap string without its trailing newline; at most 4096 bytes; an embedded NUL is EINVAL. */
+/* A heap string, the caller's to free, without its trailing newline. NULL with errno: ENOENT, E2BIG
+ * for more than 4096 bytes, EINVAL for an embedded NUL. */
 char *xpv_store_read(struct xpv_store *s, const char *path_fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
@@ -54,12 +55,18 @@ int xpv_store_read_u64(struct xpv_store *s, uint64_t *value, const char *path_fm
 bool xpv_store_read_flag(struct xpv_store *s, const char *path_fmt, ...)
     __attribute__((format(printf, 2, 3)));
 
+/* Makes the node and its parents if need be. 0 or -1; E2BIG for more than 4096 bytes. */
 int xpv_store_write(struct xpv_store *s, const char *path, const char *value_fmt, ...)
     __attribute__((format(printf, 3, 4)));
-int xpv_store_remove(struct xpv_store *s, const char *path); /* ENOENT is success */
+
+/* The node and all below it. 0 or -1; that it is not there is success. */
+int xpv_store_remove(struct xpv_store *s, const char *path);
+
+/* False with errno: ENOENT when it is not there, anything else when that cannot be told. */
 bool xpv_store_exists(struct xpv_store *s, const char *path);
 
-/* Children of a directory; NULL-terminated heap array to be released with one free(). */
+/* Children of a directory; NULL-terminated heap array to be released with one free(). NULL with
+ * errno. */
 char **xpv_store_list(struct xpv_store *s, const char *path);
 
 /*
@@ -69,6 +76,7 @@ char **xpv_store_list(struct xpv_store *s, const char *path);
  */
 typedef void xpv_watch_handler(struct xpv_watch *w, const char *changed, void *arg);
 
+/* The watch belongs to the store, which frees it when it is closed. NULL with errno. */
 struct xpv_watch *xpv_store_watch(struct xpv_store *s, xpv_watch_handler *handler, void *arg,
     const char *path_fmt, ...) __attribute__((format(printf, 4, 5)));
 void xpv_store_unwatch(struct xpv_watch *w); /* allowed in a handler; NULL is allowed */

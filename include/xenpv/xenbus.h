@@ -58,8 +58,10 @@ struct xpv_frontend *xpv_frontend_open(
     struct xpv_store *store, const char *dir, const struct xpv_frontend_ops *ops, void *arg);
 void xpv_frontend_close(struct xpv_frontend *f); /* NULL is allowed */
 
+/* Both are valid until the handle is closed. */
 const char *xpv_frontend_dir(const struct xpv_frontend *f);
 const char *xpv_frontend_backend_dir(const struct xpv_frontend *f);
+
 uint32_t xpv_frontend_backend_id(const struct xpv_frontend *f);
 
 /* The state last seen or written. */
@@ -84,8 +86,9 @@ void xpv_frontend_error(struct xpv_frontend *f, int errnum, const char *fmt, ...
  * own_changed       our own state node is not what we wrote last: the toolstack detaches the device
  *                   (CLOSING; xl writes it together with online = 0), removed it (UNKNOWN) or made
  *                   it anew (INITIALISING), or a driver of the kernel has taken it; also, once,
- * when it names another frontend than the one we opened Either may be NULL, and either may close
- * the backend.
+ *                   when it names another frontend than the one we opened
+ *
+ * Either may be NULL, and either may close the backend.
  */
 struct xpv_backend_ops {
 	void (*frontend_changed)(enum xpv_state state, void *arg);
@@ -103,8 +106,10 @@ struct xpv_backend *xpv_backend_open(
     struct xpv_store *store, const char *dir, const struct xpv_backend_ops *ops, void *arg);
 void xpv_backend_close(struct xpv_backend *b); /* NULL is allowed */
 
+/* Both are valid until the handle is closed. */
 const char *xpv_backend_dir(const struct xpv_backend *b);
 const char *xpv_backend_frontend_dir(const struct xpv_backend *b);
+
 uint32_t xpv_backend_frontend_id(const struct xpv_backend *b);
 
 /* The state last seen or written. */
@@ -125,7 +130,8 @@ void xpv_backend_error(struct xpv_backend *b, int errnum, const char *fmt, ...)
 /*
  * Devices of one class under "device/<class>". "found" is called once per directory that has a
  * backend node, "lost" once when it vanishes, "changed" when anything else under it changed.
- * Names that are not a decimal number up to 2^31 are ignored with a log line.
+ * None may be NULL. "dir" is valid during the call.
+ * Names that are not a decimal number up to 2^31 are ignored with a log line, one for them all.
  */
 struct xpv_discovery_ops {
 	void (*found)(const char *dir, uint32_t id, void *arg);
@@ -135,6 +141,9 @@ struct xpv_discovery_ops {
 
 struct xpv_discovery;
 
+/* "found" is called from the event loop, also for what is there already. "store" and "ops" must
+ * outlive it; "dev_class" is copied. NULL with errno: ENOMEM, ENAMETOOLONG, or as
+ * xpv_store_watch(). */
 struct xpv_discovery *xpv_discovery_start(
     struct xpv_store *store, const char *dev_class, const struct xpv_discovery_ops *ops, void *arg);
 
