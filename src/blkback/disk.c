@@ -622,7 +622,8 @@ wish_of_connected(enum xpv_state front)
 	}
 }
 
-/* See PROTOCOLS in xen-blkbackd(8) for the states of both sides. */
+/* What follows from the states of both sides; "Who writes what, and when" in docs/lifecycle.md has
+ * the reasons. */
 static enum wish
 wish_of(const struct disk *disk)
 {

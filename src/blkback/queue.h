@@ -45,7 +45,7 @@ struct vbd_queue_config {
 	void *arg;
 };
 
-/* NULL with errno; EPROTO after broken() was called. */
+/* NULL with errno: ENOMEM, or EINVAL for a ring that cannot be. Calls nothing of "config". */
 struct vbd_queue *vbd_queue_new(const struct vbd_queue_config *config);
 /* How many operations of the image can be in flight at once. */
 unsigned vbd_queue_depth(const struct vbd_queue *q);
@@ -54,7 +54,8 @@ unsigned vbd_queue_depth(const struct vbd_queue *q);
 void vbd_queue_image_done(struct image_io *io, void *arg);
 void vbd_queue_image_batch_done(void *arg);
 
-/* Does what the journal holds, then what is in the ring, and listens for more. */
+/* Does what the journal holds, then what is in the ring, and listens for more. 0 or -1; broken(),
+ * look() and drained() may be called from here on, also before it returns. */
 int vbd_queue_start(struct vbd_queue *q, struct image_queue *image, struct event_base *base);
 
 /* Takes nothing more; what was taken is answered. */
