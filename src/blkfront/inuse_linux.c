@@ -13,7 +13,8 @@
 
 /*
  * Linux tells nobody how often a block device is open. Exclusive holders (mounts, swap, device
- * mapper, RAID) show when we ask for the device exclusively; programs show in /proc.
+ * mapper, RAID) show when we ask for the device exclusively; programs show in /proc, loop devices
+ * in /sys.
  */
 
 static bool
@@ -107,6 +108,46 @@ mounted_on(dev_t device, char *by, size_t size)
 	return found;
 }
 
+/* The kernel holds what is below a loop device, and no process shows it. */
+static bool
+under_loop_device(dev_t device, char *by, size_t size)
+{
+	DIR *dir = opendir("/sys/block");
+	char path[300], below[512];
+	struct dirent *entry;
+	bool found = false;
+	struct stat st;
+	FILE *f;
+
+	if (dir == NULL)
+		return false;
+	while (!found && (entry = readdir(dir)) != NULL) {
+		if (strncmp(entry->d_name, "loop", 4) != 0)
+			continue;
+		snprintf(path, sizeof(path), "/sys/block/%s/loop/backing_file", entry->d_name);
+		f = fopen(path, "re");
+		if (f == NULL)
+			continue; /* nothing is */
+		if (fgets(below, sizeof(below), f) != NULL) {
+			below[strcspn(below, "\n")] = '\0';
+			found =
+			    stat(below, &st) == 0 && S_ISBLK(st.st_mode) && st.st_rdev == device;
+		}
+		fclose(f);
+		if (found)
+			snprintf(by, size, "/dev/%s", entry->d_name);
+	}
+	closedir(dir);
+	return found;
+}
+
+static bool
+device_in_use(dev_t device, char *by, size_t size)
+{
+	return mounted_on(device, by, size) || under_loop_device(device, by, size) ||
+	       opened_by_program(device, by, size);
+}
+
 /* The nodes of a disk's partitions: a mounted partition holds the disk. */
 static bool
 partition_in_use(dev_t disk, char *by, size_t size)
@@ -132,11 +173,8 @@ partition_in_use(dev_t disk, char *by, size_t size)
 		f = fopen(file, "re");
 		if (f == NULL)
 			continue;
-		if (fscanf(f, "%u:%u", &dev_major, &dev_minor) == 2) {
-			dev_t part = makedev(dev_major, dev_minor);
-
-			found = mounted_on(part, by, size) || opened_by_program(part, by, size);
-		}
+		if (fscanf(f, "%u:%u", &dev_major, &dev_minor) == 2)
+			found = device_in_use(makedev(dev_major, dev_minor), by, size);
 		fclose(f);
 	}
 	closedir(dir);
@@ -150,8 +188,7 @@ attach_in_use(const char *node, char *by, size_t size)
 
 	if (node == NULL || stat(node, &st) != 0 || !S_ISBLK(st.st_mode))
 		return false;
-	if (mounted_on(st.st_rdev, by, size) || partition_in_use(st.st_rdev, by, size) ||
-	    opened_by_program(st.st_rdev, by, size))
+	if (device_in_use(st.st_rdev, by, size) || partition_in_use(st.st_rdev, by, size))
 		return true;
 	if (held_exclusively(node)) {
 		snprintf(by, size, "swap, device mapper, RAID or a mount elsewhere");

@@ -29,6 +29,16 @@ for attach in $(blk_attachments nbd); do
 	xl block-detach $guest xvda >/dev/null 2>&1
 
 	need "$attach: it can come back" blk_attach phy /dev/ram0
+	guest_ok $guest "$attach: a loop device on it is mounted" \
+		"modprobe loop; losetup /dev/loop0 $dev/xvda && mount /dev/loop0 /mnt"
+	not_ok "$attach: detach is refused while a loop device is on it" disk_detach $guest xvda
+	ok "$attach: the log names it" guest_until $guest 10 "grep -q 'in use by /dev/loop0' $blk_log"
+	guest_ok $guest "$attach: which is taken off" "umount /mnt; losetup -d /dev/loop0"
+	guest_ok $guest "$attach: then the disk goes" \
+		"i=0; while test -e $dev/xvda; do [ \$i -lt 50 ] || exit 1; sleep 0.2; i=\$((i+1)); done"
+	xl block-detach $guest xvda >/dev/null 2>&1
+
+	need "$attach: it comes back once more" blk_attach phy /dev/ram0
 	need "$attach: with a second one" blk_attach phy /dev/ram1 w xvdb
 	guest_ok $guest "$attach: in use again" "mount $dev/xvda /mnt"
 	ok "$attach: detach by force" xl block-detach --force $guest xvda
