@@ -198,7 +198,8 @@ pool_take(struct pool *p)
 	}
 	if (allow_pages(p->overcommit + (int64_t)p->count + 1) != 0)
 		return -1;
-	fd = openat(p->folder, NEW, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0);
+	/* The next process may be one without CAP_DAC_OVERRIDE, and is to open it. */
+	fd = openat(p->folder, NEW, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return -1;
 	if (fallocate(fd, 0, 0, (off_t)PAGE_BYTES) == 0 && name_page(p, fd) == 0) {
