@@ -42,6 +42,7 @@ struct privcmd {
 	int64_t boot;
 	int64_t target;
 	uint64_t retry_ms, wait_ms; /* after a failure */
+	bool short_told;	    /* that it has less than it is to have */
 };
 
 static int64_t
@@ -167,11 +168,18 @@ now_ms(void)
 	return xpv_now_ns() / 1000000;
 }
 
+/* Whoever granted it should know that it is not there. New targets come all the time meanwhile. */
 static void
-back_off(struct privcmd *p, const char *what)
+tell_short(struct privcmd *p)
 {
-	if (p->wait_ms == 0)
-		xpv_info("cannot %s 2 MiB now: %s", what, strerror(errno));
+	if (!p->short_told)
+		xpv_notice("cannot take back 2 MiB now: %s", strerror(errno));
+	p->short_told = true;
+}
+
+static void
+back_off(struct privcmd *p)
+{
 	p->wait_ms = p->wait_ms == 0 ? RETRY_MIN_MS : 2 * p->wait_ms;
 	if (p->wait_ms > RETRY_MAX_MS)
 		p->wait_ms = RETRY_MAX_MS;
@@ -187,19 +195,26 @@ work(struct mechanism *m)
 	if (now_ms() < p->retry_ms || current(m, &kib) != 0)
 		return true;
 	if (kib - p->target >= POOL_PAGE_KIB) {
-		if (give_away(p) == 0)
+		p->short_told = false;
+		if (give_away(p) == 0) {
 			p->wait_ms = 0;
-		else
-			back_off(p, "give away");
+			return true;
+		}
+		if (p->wait_ms == 0)
+			xpv_info("cannot give away 2 MiB now: %s", strerror(errno));
+		back_off(p);
 		return true;
 	}
 	if (kib < p->target && pool_count(p->pool) > 0) {
-		if (take_back(p, pool_count(p->pool) - 1) == 0)
+		if (take_back(p, pool_count(p->pool) - 1) == 0) {
 			p->wait_ms = 0;
-		else
-			back_off(p, "take back");
+			return true;
+		}
+		tell_short(p);
+		back_off(p);
 		return true;
 	}
+	p->short_told = false;
 	return false;
 }
 

@@ -42,6 +42,7 @@ static struct {
 } xen;
 
 static char last_line[MOST_LOG];
+static unsigned told_short;
 
 /* Whatever happens: a page that the kernel may use has all its memory. */
 static void
@@ -79,6 +80,7 @@ __wrap_xpv_log(enum xpv_log_level level, const char *fmt, ...)
 	va_start(args, fmt);
 	vsnprintf(last_line, sizeof(last_line), fmt, args);
 	va_end(args);
+	told_short += level <= XPV_LOG_NOTICE && strstr(last_line, "cannot take back") != NULL;
 }
 
 uint64_t
@@ -439,11 +441,15 @@ test_host_is_full(void **state)
 	work(m);
 	xen.room = PAGE + 10; /* others have the rest */
 	xen.superpages = false;
+	told_short = 0;
 	m->set(m, BOOT);
 	for (unsigned i = 0; i < 20; i++) {
 		work(m);
 		xen.now += UINT64_C(33000000000);
+		m->set(m, BOOT - i); /* again and again */
 	}
+	assert_int_equal(told_short, 1);
+	m->set(m, BOOT);
 	assert_int_equal(current(m), BOOT - 3 * 2048);
 	assert_int_equal(xen.room, 0); /* the page that is half full waits in the pool */
 	xen.room = 10 * PAGE;
@@ -453,6 +459,13 @@ test_host_is_full(void **state)
 		xen.now += UINT64_C(33000000000);
 	}
 	assert_int_equal(current(m), BOOT);
+	/* Another time it is told again. */
+	m->set(m, BOOT - 4 * 2048);
+	work(m);
+	xen.room = 0;
+	m->set(m, BOOT);
+	work(m);
+	assert_int_equal(told_short, 2);
 	mechanism_close(m);
 }
 
