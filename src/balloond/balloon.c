@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 #include <event2/event.h>
@@ -306,38 +307,53 @@ open_pressure(struct balloon *b)
 	b->window_ms = s->window_ms;
 }
 
-int
-balloon_start(struct balloon *b, struct event_base *base, struct xpv_store *store,
-    const struct settings *settings)
+/* 0, or the exit status. */
+static int
+open_mechanism(struct balloon *b, const struct settings *settings)
 {
 	const struct mechanism_where where = {.sysfs = settings->sysfs,
 	    .procfs = settings->procfs,
 	    .rundir = settings->rundir,
 	    .dry_run = settings->dry_run};
 
+	b->mechanism = mechanism_open((enum mechanism_choice)settings->mechanism, &where);
+	if (b->mechanism == NULL)
+		return errno == ENODEV ? EX_UNAVAILABLE : EX_TEMPFAIL;
+	if (b->mechanism->current(b->mechanism, &b->current) == 0 &&
+	    b->mechanism->target(b->mechanism, &b->wanted) == 0)
+		return 0;
+	xpv_err("the balloon does not tell the guest's size: %s", strerror(errno));
+	return EX_TEMPFAIL;
+}
+
+int
+balloon_start(struct balloon *b, struct event_base *base, struct xpv_store *store,
+    const struct settings *settings)
+{
+	int status;
+
 	*b = (struct balloon){.base = base, .settings = settings};
 	b->source = meminfo_open(settings->procfs);
-	b->mechanism = b->source != NULL
-			   ? mechanism_open((enum mechanism_choice)settings->mechanism, &where)
-			   : NULL;
-	if (b->mechanism == NULL || b->mechanism->current(b->mechanism, &b->current) != 0 ||
-	    b->mechanism->target(b->mechanism, &b->wanted) != 0)
-		return -1;
+	if (b->source == NULL)
+		return EX_TEMPFAIL;
+	status = open_mechanism(b, settings);
+	if (status != 0)
+		return status;
 	b->pv = guest_is_pv(settings->sysfs);
 	b->boot = meminfo_boot_kib(settings->procfs);
 	if (b->boot == 0) {
 		xpv_err("%s/zoneinfo does not tell how much memory there is", settings->procfs);
-		return -1;
+		return EX_TEMPFAIL;
 	}
 	policy_init(&b->policy, b->wanted, now_ms());
 	b->look = evtimer_new(base, on_look, b);
 	b->work = evtimer_new(base, on_work, b);
 	if (b->look == NULL || b->work == NULL)
-		return -1;
+		return EX_TEMPFAIL;
 	open_pressure(b);
 	b->host = host_open(store, on_target, b);
 	if (b->host == NULL)
-		return -1;
+		return EX_TEMPFAIL;
 	look(b);
 	xpv_notice("%s guest of %" PRId64 " KiB, balloon: %s, floor %" PRId64 ", reserve %" PRId64,
 	    b->pv ? "PV" : "PVH or HVM", b->boot, b->mechanism->name,

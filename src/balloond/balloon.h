@@ -60,7 +60,8 @@ struct balloon {
 	struct balloon_stats stats;
 };
 
-/* 0, or -1 after a log line. */
+/* 0, or after a log line the exit status: EX_UNAVAILABLE if there is nothing to work with,
+ * EX_TEMPFAIL if it may work another time. */
 int balloon_start(struct balloon *b, struct event_base *base, struct xpv_store *store,
     const struct settings *settings);
 /* The settings have changed. */

@@ -113,10 +113,11 @@ main(int argc, char **argv)
 			return EX_TEMPFAIL;
 	}
 	signals = xpv_signals_listen(base, on_stop, on_reload, &balloon);
-	if (balloon_start(&balloon, base, store, settings) != 0) {
+	status = balloon_start(&balloon, base, store, settings);
+	if (status != EX_OK) {
 		xpv_control_close(control);
 		balloon_free(&balloon);
-		return EX_UNAVAILABLE;
+		return status;
 	}
 	stay_in_memory();
 	xpv_notify_ready();

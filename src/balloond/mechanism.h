@@ -38,7 +38,8 @@ struct mechanism_where {
 	bool dry_run; /* look, and change nothing */
 };
 
-/* NULL after a log line that says what to do. MECHANISM_AUTO is the kernel's: it never makes
+/* NULL after a log line that says what to do, with errno: ENODEV if there is nothing to work with
+ * and trying again is no use, else what failed. MECHANISM_AUTO is the kernel's: it never makes
  * hypercalls of our own by itself. */
 struct mechanism *mechanism_open(enum mechanism_choice choice, const struct mechanism_where *where);
 void mechanism_close(struct mechanism *m); /* NULL is allowed */

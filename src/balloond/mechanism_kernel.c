@@ -65,6 +65,7 @@ mechanism_kernel_open(const char *sysfs, bool dry_run)
 {
 	struct kernel *k = calloc(1, sizeof(*k));
 	int64_t kib;
+	int error;
 
 	if (k == NULL)
 		return NULL;
@@ -79,7 +80,8 @@ mechanism_kernel_open(const char *sysfs, bool dry_run)
 	if (k->current >= 0 && k->target >= 0 && current(&k->mechanism, &kib) == 0 &&
 	    target(&k->mechanism, &kib) == 0)
 		return &k->mechanism;
-	if (errno == ENOENT)
+	error = errno == ENOENT ? ENODEV : errno;
+	if (error == ENODEV)
 		xpv_err("%s/%s is not there: the kernel has no balloon driver "
 			"(CONFIG_XEN_BALLOON), or this is no Xen guest; mechanism = privcmd does "
 			"without it, see xen-balloond(8)",
@@ -87,5 +89,6 @@ mechanism_kernel_open(const char *sysfs, bool dry_run)
 	else
 		xpv_err("%s/%s: %s", sysfs, TARGET, strerror(errno));
 	close_kernel(&k->mechanism);
+	errno = error;
 	return NULL;
 }

@@ -306,9 +306,11 @@ mechanism_privcmd_open(const struct mechanism_where *where)
 {
 	struct privcmd *p;
 	char folder[256];
+	int error;
 
 	if (where->dry_run) {
 		xpv_err("mechanism = privcmd has no dry run: use dry-run with the kernel's");
+		errno = ENODEV;
 		return NULL;
 	}
 	/* Frames are the hypervisor's there, and a page that went would have to be struck from the
@@ -316,6 +318,7 @@ mechanism_privcmd_open(const struct mechanism_where *where)
 	if (guest_is_pv(where->sysfs)) {
 		xpv_err("mechanism = privcmd is for PVH and HVM guests, and this is a PV one: use "
 			"the kernel's");
+		errno = ENODEV;
 		return NULL;
 	}
 	p = calloc(1, sizeof(*p));
@@ -342,6 +345,8 @@ mechanism_privcmd_open(const struct mechanism_where *where)
 		xpv_err("the kernel's balloon cannot be kept where it is: %s", strerror(errno));
 	else if (p->pool != NULL)
 		return &p->mechanism;
+	error = errno;
 	close_privcmd(&p->mechanism);
+	errno = error;
 	return NULL;
 }

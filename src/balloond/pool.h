@@ -19,7 +19,8 @@ struct pool;
 #define POOL_PAGE_KIB 2048
 #define POOL_ORDER    9
 
-/* Mounts it at "folder" if it is not yet. NULL after a log line. */
+/* Mounts it at "folder" if it is not yet. NULL after a log line, with errno as of mechanism_open().
+ */
 struct pool *pool_open(const char *folder);
 void pool_close(struct pool *p); /* the pages stay; NULL is allowed */
 

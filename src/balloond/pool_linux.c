@@ -265,7 +265,7 @@ find_pages(struct pool *p)
 {
 	DIR *list = fdopendir(openat(p->folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
 	struct dirent *entry;
-	int result = 0;
+	int result = 0, error = 0;
 
 	if (list == NULL)
 		return -1;
@@ -274,12 +274,15 @@ find_pages(struct pool *p)
 		if (entry->d_name[0] == '.')
 			continue;
 		result = find_page(p, entry->d_name);
+		error = errno;
 		if (result != 0)
 			xpv_err("a page that an earlier xen-balloond has left, %s: %s: nothing is "
 				"touched",
-			    entry->d_name, strerror(errno));
+			    entry->d_name, strerror(error));
 	}
 	closedir(list);
+	/* Only a restart of the guest brings a page back that has been moved. */
+	errno = error == ESTALE ? ENODEV : error;
 	return result;
 }
 
@@ -287,18 +290,23 @@ struct pool *
 pool_open(const char *folder)
 {
 	struct pool *p = calloc(1, sizeof(*p));
+	int error;
 
 	if (p == NULL)
 		return NULL;
 	p->folder = open_mounted(folder);
 	if (p->folder < 0 ||
 	    textfile_number(HUGEPAGES, "nr_overcommit_hugepages", &p->overcommit)) {
+		error = errno == ENOENT ? ENODEV : errno;
 		xpv_err("%s: no hugetlbfs with pages of 2 MiB: %s", folder, strerror(errno));
 		pool_close(p);
+		errno = error;
 		return NULL;
 	}
 	if (find_pages(p) != 0) {
+		error = errno;
 		pool_close(p);
+		errno = error;
 		return NULL;
 	}
 	/* An earlier process has counted its pages in. */

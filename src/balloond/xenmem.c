@@ -45,6 +45,13 @@ explain(int error)
 }
 
 static bool
+is_for_good(int error)
+{
+	return error == EPERM || error == EACCES || error == ENOENT || error == ENOSYS ||
+	       error == ENXIO;
+}
+
+static bool
 make_buffers(struct xenmem *x)
 {
 	x->reservation = buffer(x, sizeof(*x->reservation));
@@ -80,6 +87,7 @@ xenmem_open(void)
 	error = errno;
 	explain(error);
 	xenmem_close(x);
+	errno = is_for_good(error) ? ENODEV : error;
 	return NULL;
 }
 

@@ -10,7 +10,7 @@
  * xen/hvm/hvm_op.h. */
 struct xenmem;
 
-/* NULL after a log line that says what to do. */
+/* NULL after a log line that says what to do, with errno as of mechanism_open(). */
 struct xenmem *xenmem_open(void);
 void xenmem_close(struct xenmem *x); /* NULL is allowed */
 

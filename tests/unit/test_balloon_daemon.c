@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 #include <event2/event.h>
@@ -36,6 +37,8 @@ static struct {
 	int error; /* of set() */
 	int64_t left;
 	uint64_t late_ns; /* of the clock */
+	int missing;	  /* error of opening it */
+	int blind;	  /* of current() */
 } fake;
 
 /* The kernel's pressure. */
@@ -70,7 +73,8 @@ static int
 current(struct mechanism *m, int64_t *kib)
 {
 	*kib = fake.current;
-	return 0;
+	errno = fake.blind;
+	return fake.blind != 0 ? -1 : 0;
 }
 
 static int
@@ -132,7 +136,8 @@ __wrap_mechanism_open(enum mechanism_choice choice, const struct mechanism_where
 	    .close = close_fake,
 	    .step_kib = 4};
 
-	return &m;
+	errno = fake.missing;
+	return fake.missing != 0 ? NULL : &m;
 }
 
 struct pressure *
@@ -314,6 +319,30 @@ test_stop(void **state)
 	assert_non_null(strstr(last_line, "MiB stay out"));
 }
 
+/* What service managers go by: 69 is for good. */
+static void
+test_start_fails(void **state)
+{
+	balloon_free(&balloon);
+	fake.missing = ENODEV;
+	assert_int_equal(balloon_start(&balloon, base, store, settings), EX_UNAVAILABLE);
+	balloon_free(&balloon);
+	fake.missing = ENOMEM;
+	assert_int_equal(balloon_start(&balloon, base, store, settings), EX_TEMPFAIL);
+	balloon_free(&balloon);
+	fake.missing = 0;
+	fake.blind = EIO;
+	assert_int_equal(balloon_start(&balloon, base, store, settings), EX_TEMPFAIL);
+	balloon_free(&balloon);
+	fake.blind = 0;
+	put("zoneinfo", "");
+	assert_int_equal(balloon_start(&balloon, base, store, settings), EX_TEMPFAIL);
+	balloon_free(&balloon);
+	put("zoneinfo", "Node 0, zone DMA32\n present 262144\n");
+	fake_store_lose(); /* no watch */
+	assert_int_equal(balloon_start(&balloon, base, store, settings), EX_TEMPFAIL);
+}
+
 int
 main(void)
 {
@@ -323,6 +352,7 @@ main(void)
 	    cmocka_unit_test_setup_teardown(test_out_is_not_used, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_reload_keeps_pressure, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_stop, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_start_fails, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

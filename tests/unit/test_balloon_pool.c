@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -123,11 +124,24 @@ test_page_can_be_opened(void **state)
 	pool_close(p);
 }
 
+/* That never comes right by itself. */
+static void
+test_page_was_moved(void **state)
+{
+	char command[128];
+
+	snprintf(command, sizeof(command), "truncate -s %d %s/7", POOL_PAGE_KIB * 1024, folder);
+	assert_int_equal(system(command), 0);
+	assert_null(pool_open(folder));
+	assert_int_equal(errno, ENODEV);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(test_page_can_be_opened, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_page_was_moved, setup, teardown),
 	};
 
 	return cmocka_run_group_tests_name("balloon_pool", tests, NULL, NULL);

@@ -628,16 +628,23 @@ test_refused(void **state)
 
 	xen.refused = EPERM;
 	assert_null(mechanism_open(MECHANISM_PRIVCMD, &where));
+	assert_int_equal(errno, ENODEV);
 	assert_non_null(strstr(last_line, "xen_privcmd.unrestricted=1"));
 	xen.refused = ENOSYS;
 	assert_null(mechanism_open(MECHANISM_PRIVCMD, &where));
+	assert_int_equal(errno, ENODEV);
 	assert_non_null(strstr(last_line, "no hypercalls"));
 	xen.refused = 0;
 	xen.pv = true;
 	assert_null(mechanism_open(MECHANISM_PRIVCMD, &where));
+	assert_int_equal(errno, ENODEV);
 	assert_non_null(strstr(last_line, "PV"));
 	xen.pv = false;
 	assert_null(mechanism_open(MECHANISM_PRIVCMD, &dry));
+	assert_int_equal(errno, ENODEV);
+	xen.refused = ENOMEM;
+	assert_null(mechanism_open(MECHANISM_PRIVCMD, &where));
+	assert_int_equal(errno, ENOMEM);
 }
 
 /* Pages are out, and whether they are cannot be asked: nothing is touched. */
