@@ -250,6 +250,8 @@ spawn(struct command *c, char *const argv[], char *const env[], int output)
 	sigfillset(&all);
 	sigdelset(&all, SIGKILL); /* FreeBSD takes these two for a mistake */
 	sigdelset(&all, SIGSTOP);
+	/* Ignored, as by us: what outlives this daemon is to survive its next line, too. */
+	sigdelset(&all, SIGPIPE);
 	sigemptyset(&none);
 	posix_spawn_file_actions_init(&files);
 	posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);

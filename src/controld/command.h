@@ -11,7 +11,7 @@ struct command;
  * One program, run in a process group of its own, with what it prints in our log. One that takes
  * too long is told to end and then killed, with all of its group; if even that does not end it, it
  * is left to die when it can. One that ends in time may leave processes behind, but they have lost
- * their output.
+ * their output; SIGPIPE is ignored there, if it is here.
  */
 
 enum command_end {

@@ -214,24 +214,50 @@ test_command_hangs(void **state)
 	assert_true(is_gone("child"));
 }
 
-/* A daemon that a hook starts lives on, and nobody waits for the end of its output. */
+/* Lives on until there is "go", and then says something. */
+#define SPEAKS_LATER "while [ ! -e %s/go ]; do sleep 0.02; done; echo lost; echo >%s/spoke"
+
+static void
+await_speech(void)
+{
+	char path[256];
+
+	put("go", 0644, "");
+	snprintf(path, sizeof(path), "%s/spoke", dir);
+	for (unsigned i = 0; i < 3000 && access(path, F_OK) != 0; i++)
+		usleep(10000);
+	assert_int_equal(access(path, F_OK), 0);
+}
+
+/* A daemon that a hook starts lives on, also when it speaks, and nobody waits for the end of its
+ * output. */
 static void
 test_command_leaves_a_child(void **state)
 {
 	char script[1024];
 	struct ended e;
-	char path[256], text[32];
-	FILE *f;
 
-	snprintf(script, sizeof(script), "sleep 600 & echo $! >%s/child", dir);
+	snprintf(script, sizeof(script), "{ " SPEAKS_LATER "; } &", dir, dir);
 	e = run(script, 60000);
 	assert_int_equal(e.end, COMMAND_OK);
-	snprintf(path, sizeof(path), "%s/child", dir);
-	f = fopen(path, "r");
-	assert_non_null(f);
-	assert_non_null(fgets(text, sizeof(text), f));
-	fclose(f);
-	assert_int_equal(kill(atoi(text), SIGKILL), 0);
+	await_speech();
+}
+
+/* ... and so does an action when the daemon ends. */
+static void
+test_command_is_left(void **state)
+{
+	char script[1024];
+	char *argv[] = {"/bin/sh", "-c", script, NULL};
+	struct ended e = {0};
+	struct command *c;
+
+	snprintf(script, sizeof(script), SPEAKS_LATER, dir, dir);
+	c = command_start(base, "it", argv, env, 60000, on_ended, &e);
+	assert_non_null(c);
+	command_leave(c);
+	await_speech();
+	assert_false(e.called);
 }
 
 static void
@@ -413,6 +439,7 @@ test_out_of_memory(void **state)
 static int
 group_setup(void **state)
 {
+	signal(SIGPIPE, SIG_IGN); /* as xpv_signals_listen() */
 	base = event_base_new();
 	return base != NULL && mkdtemp(dir) != NULL ? 0 : -1;
 }
@@ -436,6 +463,7 @@ main(void)
 	    cmocka_unit_test_setup(test_command_is_missing, empty),
 	    cmocka_unit_test_setup(test_command_hangs, empty),
 	    cmocka_unit_test_setup(test_command_leaves_a_child, empty),
+	    cmocka_unit_test_setup(test_command_is_left, empty),
 	    cmocka_unit_test_setup(test_command_is_killed, empty),
 	    cmocka_unit_test_setup(test_command_does_not_die, empty),
 	    cmocka_unit_test_setup(test_which_are_hooks, empty),
