@@ -123,5 +123,8 @@ void xpv_signals_free(struct xpv_signals *s); /* NULL is allowed */
 void xpv_notify_ready(void);
 void xpv_notify_status(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void xpv_notify_stopping(void);
+/* What is begun may take so long: a start or stop under way is given that from now on, if it has
+ * less (EXTEND_TIMEOUT_USEC). */
+void xpv_notify_extend(unsigned ms);
 
 #endif

@@ -14,9 +14,11 @@
 
 #include <event2/event.h>
 #include <xenpv/log.h>
+#include <xenpv/supervisor.h>
 
-#define KILL_AFTER_S 3 /* from "end" to the end */
-#define GIVE_UP_S    2 /* ... and from there on, for one that sleeps in the kernel */
+#define KILL_AFTER_S 3	/* from "end" to the end */
+#define GIVE_UP_S    2	/* ... and from there on, for one that sleeps in the kernel */
+#define AFTERWARDS_S 10 /* for the daemon to end when it was the last one */
 #define LINE_BYTES   512
 #define LINES_MAX    100 /* of one command in the log */
 
@@ -287,6 +289,12 @@ make_pipe(int fds[2])
 	return -1;
 }
 
+void
+command_announce(unsigned timeout_ms)
+{
+	xpv_notify_extend(timeout_ms + 1000 * (KILL_AFTER_S + GIVE_UP_S + AFTERWARDS_S));
+}
+
 struct command *
 command_start(struct event_base *base, const char *name, char *const argv[], char *const env[],
     unsigned timeout_ms, command_ended *ended, void *arg)
@@ -306,8 +314,10 @@ command_start(struct event_base *base, const char *name, char *const argv[], cha
 	/* Before the process: it may end at once. */
 	error = prepare_events(c, base, timeout_ms) ? spawn(c, argv, env, fds[1]) : ENOMEM;
 	close(fds[1]);
-	if (error == 0)
+	if (error == 0) {
+		command_announce(timeout_ms);
 		return c;
+	}
 	xpv_err("%s: cannot run %s: %s", name, argv[0], strerror(error));
 	forget(c);
 	return NULL;

@@ -28,6 +28,10 @@ typedef void command_ended(enum command_end end, const char *text, void *arg);
 struct command *command_start(struct event_base *base, const char *name, char *const argv[],
     char *const env[], unsigned timeout_ms, command_ended *ended, void *arg);
 
+/* Tells the service manager, should it be about to stop us, how long one with this limit may take;
+ * command_start() does so by itself. */
+void command_announce(unsigned timeout_ms);
+
 /* Kills it, with its group, without a call and without waiting: it is reaped when it is dead. */
 void command_kill(struct command *c);
 /* Forgets it without a call, and lets it run. */

@@ -396,8 +396,11 @@ power_stop(struct power *p, void (*stopped)(void *arg), void *arg)
 {
 	p->stopped = stopped;
 	p->stopped_arg = arg;
-	if (p->hooks != NULL)
+	if (p->hooks != NULL) {
+		/* The one that runs has begun before the stop did. */
+		command_announce((unsigned)p->config->hook_timeout_s * 1000);
 		return; /* when they have ended */
+	}
 	if (p->requests.state == REQUESTS_IDLE && p->untold_ns != 0 &&
 	    xpv_now_ns() - p->untold_ns < UNTOLD_NS)
 		check_untold(p);

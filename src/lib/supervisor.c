@@ -756,6 +756,12 @@ xpv_notify_stopping(void)
 	sd_notify(0, "STOPPING=1");
 }
 
+void
+xpv_notify_extend(unsigned ms)
+{
+	sd_notifyf(0, "EXTEND_TIMEOUT_USEC=%llu", 1000ull * ms);
+}
+
 #else
 
 void
@@ -770,6 +776,11 @@ xpv_notify_status(const char *fmt, ...)
 
 void
 xpv_notify_stopping(void)
+{
+}
+
+void
+xpv_notify_extend(unsigned ms)
 {
 }
 

@@ -24,6 +24,7 @@
 void __wrap_xpv_log(enum xpv_log_level level, const char *fmt, ...);
 int __real_kill(pid_t pid, int signal);
 int __wrap_kill(pid_t pid, int signal);
+void __wrap_xpv_notify_extend(unsigned ms);
 char *__real_strdup(const char *text);
 char *__wrap_strdup(const char *text);
 
@@ -31,6 +32,7 @@ static struct event_base *base;
 static unsigned strdup_fails_in = UINT_MAX;
 static bool immortal; /* as what sleeps in the kernel */
 static pid_t killed;
+static unsigned extended;
 static char dir[] = "/tmp/xenpv-hooks-XXXXXX";
 static char logged[65536];
 static unsigned lines;
@@ -47,6 +49,12 @@ __wrap_xpv_log(enum xpv_log_level level, const char *fmt, ...)
 	vsnprintf(logged + length, sizeof(logged) - length, fmt, args);
 	va_end(args);
 	strncat(logged, "\n", sizeof(logged) - strlen(logged) - 1);
+}
+
+void
+__wrap_xpv_notify_extend(unsigned ms)
+{
+	extended = ms;
 }
 
 int
@@ -129,6 +137,7 @@ test_command(void **state)
 
 	assert_int_equal(e.end, COMMAND_OK);
 	assert_string_equal(logged, "it: one\nit: two\nit: three\n");
+	assert_true(extended > 60000); /* the limit, and what it takes to end it */
 	e = run("exit 3", 60000);
 	assert_int_equal(e.end, COMMAND_FAILED);
 	assert_string_equal(e.text, "status 3");

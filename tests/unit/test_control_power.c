@@ -21,6 +21,7 @@
 
 void __wrap_xpv_log(enum xpv_log_level level, const char *fmt, ...);
 const char *__wrap_system_stopping_check(void);
+void __wrap_xpv_notify_extend(unsigned ms);
 enum request __wrap_system_untold(bool diverted);
 
 static struct event_base *base;
@@ -31,6 +32,7 @@ static char hooks[64], action[256];
 static char logged[65536];
 static const char *check;
 static bool stopped;
+static unsigned extended;
 
 void
 __wrap_xpv_log(enum xpv_log_level level, const char *fmt, ...)
@@ -48,6 +50,12 @@ const char *
 __wrap_system_stopping_check(void)
 {
 	return check;
+}
+
+void
+__wrap_xpv_notify_extend(unsigned ms)
+{
+	extended = ms;
 }
 
 enum request
@@ -293,6 +301,22 @@ test_stopped_with_one_that_waits(void **state)
 	assert_null(strstr(lines(), "before reboot"));
 }
 
+/* The hook that runs may need all of its limit after the stop has begun. */
+static void
+test_stopped_during_a_hook(void **state)
+{
+	hold();
+	power_request(power, REQUEST_S4, "toolstack");
+	await("before s4");
+	extended = 0;
+	power_stop(power, on_stopped, NULL);
+	assert_true(extended > 60000);
+	extended = 0;
+	release();
+	await("act s4");
+	assert_true(extended > 60000);
+}
+
 static int
 group_setup(void **state)
 {
@@ -314,6 +338,7 @@ main(void)
 	    cmocka_unit_test_setup_teardown(test_told_before, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_no_suspend, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_stopped_with_one_that_waits, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_stopped_during_a_hook, setup, teardown),
 	};
 
 	return cmocka_run_group_tests_name("control_power", tests, group_setup, NULL);
