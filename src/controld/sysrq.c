@@ -13,7 +13,8 @@
 #include "settings.h"
 #include "system.h"
 
-#define NODE "control/sysrq"
+#define NODE	"control/sysrq"
+#define AGAIN_S 1 /* the store may answer again */
 
 struct sysrq {
 	struct event_base *base;
@@ -65,26 +66,35 @@ is_key(const char *value)
 	return value[0] > ' ' && value[0] < 0x7f && value[1] == '\0';
 }
 
+struct taking {
+	char *value;
+	bool left; /* it is gone, or cannot be taken */
+};
+
+/* In a transaction, maybe several times. */
 static int
 take(struct xpv_store *store, void *arg)
 {
-	char **value = arg;
+	struct taking *t = arg;
 
-	free(*value);
-	*value = xpv_store_read(store, NODE);
-	if (*value == NULL || !is_key(*value))
-		return -1;
-	return xpv_store_write(store, NODE, "%s", "");
+	free(t->value);
+	t->value = xpv_store_read(store, NODE);
+	t->left =
+	    t->value == NULL || !is_key(t->value) || xpv_store_write(store, NODE, "%s", "") != 0;
+	return t->left ? -1 : 0;
 }
 
 static void
 obey(struct sysrq *s)
 {
-	char *value = NULL;
+	static const struct timeval again = {.tv_sec = AGAIN_S};
+	struct taking t = {0};
 
-	if (xpv_store_transaction(s->store, take, &value) == 0)
-		run(s, value);
-	free(value);
+	if (xpv_store_transaction(s->store, take, &t) == 0)
+		run(s, t.value);
+	else if (!t.left)
+		event_add(s->grace, &again); /* after which it counts as graced */
+	free(t.value);
 }
 
 static void

@@ -20,13 +20,15 @@
 #define SLEPT_NS 2000000
 /* ... and a late one of these belongs to it, too. */
 #define LATE_SIGN_NS 5000000000u
+/* The store may answer again. */
+#define AGAIN_MS 500
 /* Our own answer makes the watch fire once more. */
 #define OWN_ANSWER_NS 1000000000u
 
 struct watch {
 	struct xpv_store *store;
 	struct xpv_watch *node, *domid;
-	struct event *grace, *gather;
+	struct event *grace, *gather, *again;
 	unsigned grace_ms;
 	bool seen, domid_seen; /* the first call, which every watch makes */
 	bool graced;	       /* the kernel has had its time with what is there */
@@ -100,13 +102,18 @@ forget_value(struct watch *w)
 	w->theirs = REQUEST_NONE;
 }
 
+static bool
+is_our_answer(const struct watch *w)
+{
+	return w->answered_ns != 0 && xpv_now_ns() - w->answered_ns < OWN_ANSWER_NS;
+}
+
 /* What nobody takes was taken back by whoever wrote it. But the kernel may also have taken what we
  * have never seen. */
 static void
 on_empty(struct watch *w)
 {
-	bool ours = w->answered_ns != 0 && xpv_now_ns() - w->answered_ns < OWN_ANSWER_NS;
-	bool by_other = !w->lying && !ours;
+	bool by_other = !w->lying && !is_our_answer(w);
 	enum request taken = w->emptied ? REQUEST_NONE : w->theirs;
 
 	forget_value(w);
@@ -134,10 +141,12 @@ on_unreadable(struct watch *w)
 struct look {
 	struct watch *watch;
 	enum {
+		LOOK_FAILED, /* nothing is known: the transaction did not come about */
 		LOOK_NONE,
 		LOOK_UNREADABLE,
 		LOOK_EMPTY,
 		LOOK_TAKEN,
+		LOOK_LEFT, /* it cannot be taken */
 		LOOK_REFUSED,
 		LOOK_LATER
 	} result;
@@ -168,8 +177,14 @@ look_and_take(struct xpv_store *store, void *arg)
 	look->why = look->request == REQUEST_NONE
 			? "it is not known here"
 			: look->watch->ops->refuse(look->request, look->watch->arg);
-	look->result = look->why != NULL ? LOOK_REFUSED : LOOK_TAKEN;
-	return look->why != NULL ? -1 : xpv_store_write(store, NODE, "%s", "");
+	look->result = LOOK_REFUSED;
+	if (look->why != NULL)
+		return -1;
+	look->result = LOOK_LEFT;
+	if (xpv_store_write(store, NODE, "%s", "") != 0)
+		return -1;
+	look->result = LOOK_TAKEN;
+	return 0;
 }
 
 static void
@@ -183,13 +198,27 @@ refuse(struct watch *w, const struct look *look)
 	w->ops->refused(look->name, look->why, w->arg);
 }
 
+/* The state is as it was, and so is what the next look is about. */
+static void
+on_failed(struct watch *w)
+{
+	if (is_our_answer(w))
+		w->answered_ns = xpv_now_ns();
+	start_timer(w->again, AGAIN_MS);
+}
+
 static void
 look_at_node(struct watch *w)
 {
 	struct look look = {.watch = w};
-	int result = xpv_store_transaction(w->store, look_and_take, &look);
 
+	if (xpv_store_transaction(w->store, look_and_take, &look) != 0 && look.result == LOOK_TAKEN)
+		look.result = LOOK_FAILED;
+	event_del(w->again);
 	switch (look.result) {
+	case LOOK_FAILED: /* as the store has logged */
+		on_failed(w);
+		break;
 	case LOOK_NONE: /* some toolstacks make the node for the request */
 		forget_value(w);
 		break;
@@ -208,16 +237,23 @@ look_at_node(struct watch *w)
 	case LOOK_REFUSED:
 		refuse(w, &look);
 		break;
+	case LOOK_LEFT: /* as the store has logged */
+		w->lying = true;
+		break;
 	case LOOK_TAKEN:
-		w->lying = result != 0; /* which the store has logged; it stays there */
-		if (w->lying)
-			break;
-		w->graced = false;
+		w->lying = w->graced = false;
 		w->answered_ns = xpv_now_ns();
 		w->ops->request(look.request, w->arg);
 		break;
 	}
+	w->seen |= look.result != LOOK_FAILED;
 	free(look.name);
+}
+
+static void
+on_again(evutil_socket_t fd, short what, void *arg)
+{
+	look_at_node(arg);
 }
 
 static void
@@ -233,10 +269,7 @@ on_grace(evutil_socket_t fd, short what, void *arg)
 static void
 on_node(struct xpv_watch *watch, const char *changed, void *arg)
 {
-	struct watch *w = arg;
-
-	look_at_node(w);
-	w->seen = true;
+	look_at_node(arg);
 }
 
 /* ---- */
@@ -258,7 +291,8 @@ watch_start(struct event_base *base, struct xpv_store *store, unsigned grace_ms,
 	xpv_store_read_u32(store, &w->domain, "domid");
 	w->grace = evtimer_new(base, on_grace, w);
 	w->gather = evtimer_new(base, on_gathered, w);
-	if (w->grace != NULL && w->gather != NULL) {
+	w->again = evtimer_new(base, on_again, w);
+	if (w->grace != NULL && w->gather != NULL && w->again != NULL) {
 		w->node = xpv_store_watch(store, on_node, w, NODE);
 		w->domid = xpv_store_watch(store, on_domid, w, "domid");
 	}
@@ -281,6 +315,8 @@ watch_stop(struct watch *w)
 		event_free(w->grace);
 	if (w->gather != NULL)
 		event_free(w->gather);
+	if (w->again != NULL)
+		event_free(w->again);
 	free(w->refused);
 	free(w);
 }

@@ -63,6 +63,8 @@ static struct {
 	int open_error;
 	char *denied;
 	int denied_error;
+	unsigned refused; /* transactions */
+	int refused_error;
 } store = {.tree = TAILQ_HEAD_INITIALIZER(store.tree),
     .in_transaction = TAILQ_HEAD_INITIALIZER(store.in_transaction),
     .changes = TAILQ_HEAD_INITIALIZER(store.changes),
@@ -253,6 +255,7 @@ fake_store_reset(void)
 	free(store.denied);
 	store.denied = NULL;
 	store.open_error = 0;
+	store.refused = 0;
 }
 
 void
@@ -304,6 +307,13 @@ fake_store_deny(const char *path, int error)
 	free(store.denied);
 	store.denied = strdup(path);
 	store.denied_error = error;
+}
+
+void
+fake_store_refuse_transactions(unsigned number, int error)
+{
+	store.refused = number;
+	store.refused_error = error;
 }
 
 void
@@ -504,6 +514,11 @@ __wrap_xs_transaction_start(struct xs_handle *h)
 
 	if (tree_for(XBT_NULL) == NULL)
 		return XBT_NULL;
+	if (store.refused > 0) {
+		store.refused--;
+		errno = store.refused_error;
+		return XBT_NULL;
+	}
 	TAILQ_FOREACH (n, &store.tree, entry)
 		put(&store.in_transaction, n->path, n->value, n->length);
 	store.transaction = true;

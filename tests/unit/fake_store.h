@@ -25,9 +25,11 @@ void fake_store_remove(const char *path);
 /* NULL: no such node. Valid until the next change. */
 const char *fake_store_get(const char *path);
 
-/* Faults: how xs_open() fails; reading and writing this path fails; the connection goes. */
+/* Faults: how xs_open() fails; reading and writing this path fails; so many transactions do not
+ * begin; the connection goes. */
 void fake_store_refuse_open(int error);
 void fake_store_deny(const char *path, int error);
+void fake_store_refuse_transactions(unsigned number, int error);
 void fake_store_lose(void);
 
 /* What is set at the moment. */

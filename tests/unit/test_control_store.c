@@ -20,9 +20,11 @@
 #include "fake_store.h"
 #include "report.h"
 #include "settings.h"
+#include "sysrq.h"
 #include "watch.h"
 
 #define NODE FAKE_STORE_HOME "/control/shutdown"
+#define KEY  FAKE_STORE_HOME "/control/sysrq"
 
 void __wrap_xpv_log(enum xpv_log_level level, const char *fmt, ...);
 int64_t __wrap_system_slept_ns(void);
@@ -39,6 +41,7 @@ static uint64_t now;
 static unsigned requests, refused, by_other, resumed, resumed_elsewhere;
 static enum request last, last_taken;
 static char last_refused[64];
+static unsigned conflicts; /* transactions in which another one writes */
 
 void
 __wrap_xpv_log(enum xpv_log_level level, const char *fmt, ...)
@@ -66,6 +69,10 @@ __wrap_xpv_now_ns(void)
 static const char *
 on_refuse(enum request request, void *arg)
 {
+	if (conflicts > 0) {
+		conflicts--;
+		fake_store_set(FAKE_STORE_HOME "/data/other", "");
+	}
 	return request == REQUEST_S3 || request == REQUEST_SUSPEND || request == REQUEST_HALT
 		   ? "no"
 		   : NULL;
@@ -110,6 +117,7 @@ setup(void **state)
 	fake_store_set(NODE, "");
 	requests = refused = by_other = resumed = resumed_elsewhere = 0;
 	last = REQUEST_NONE;
+	conflicts = 0;
 	slept = 0;
 	now = 100000000000u;
 	base = event_base_new();
@@ -263,6 +271,49 @@ test_not_readable(void **state)
 	assert_string_equal(fake_store_get(NODE), "poweroff");
 	assert_int_equal(fake_store_transactions(), 0);
 	wait_ms(300);
+	assert_int_equal(by_other, 0);
+}
+
+/* A look that has failed has seen nothing: neither that the node is gone, nor that it is empty. */
+static void
+test_look_fails(void **state)
+{
+	fake_store_set(NODE, "poweroff");
+	fake_store_refuse_transactions(1, EBUSY);
+	start();
+	assert_int_equal(requests, 0);
+	wait_ms(1300);
+	assert_int_equal(requests, 1);
+	assert_string_equal(fake_store_get(NODE), "");
+	ask("tea");
+	fake_store_refuse_transactions(1, EBUSY);
+	ask("tea");
+	ask("tea");
+	assert_int_equal(refused, 1); /* as it is still there */
+	conflicts = 32;
+	ask("reboot");
+	assert_int_equal(requests, 1);
+	wait_ms(1300);
+	assert_int_equal(requests, 2);
+	/* Our own answer, seen late. */
+	fake_store_set(NODE, "poweroff");
+	fake_store_settle(base);
+	assert_int_equal(requests, 3);
+	now += 900000000u;
+	fake_store_refuse_transactions(1, EBUSY);
+	ask("");
+	now += 900000000u;
+	wait_ms(1300);
+	assert_int_equal(by_other, 0);
+}
+
+/* ... and a first one that failed is not the first one. */
+static void
+test_first_look_fails(void **state)
+{
+	fake_store_refuse_transactions(1, EBUSY);
+	start();
+	wait_ms(1600);
 	assert_int_equal(by_other, 0);
 }
 
@@ -420,6 +471,25 @@ test_report(void **state)
 	report_stop(NULL);
 }
 
+/* ---- keys ---- */
+
+static void
+test_sysrq_fails(void **state)
+{
+	struct control_config config = {.sysrq = "exit 0", .grace_ms = 10, .action_timeout_s = 60};
+	struct sysrq *sysrq = sysrq_start(base, store, &config);
+
+	assert_non_null(sysrq);
+	fake_store_settle(base);
+	fake_store_refuse_transactions(1, EBUSY);
+	fake_store_set(KEY, "h");
+	wait_ms(100);
+	assert_string_equal(fake_store_get(KEY), "h");
+	wait_ms(1300);
+	assert_string_equal(fake_store_get(KEY), "");
+	sysrq_stop(sysrq);
+}
+
 int
 main(void)
 {
@@ -430,11 +500,14 @@ main(void)
 	    cmocka_unit_test_setup_teardown(test_taken_from_a_new_node, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_the_kernel_goes_first, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_not_readable, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_look_fails, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_first_look_fails, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_resumed, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_continued, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_continued_after_an_answer, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_announce, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_announce_end, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_sysrq_fails, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_report, setup, teardown),
 	};
 
