@@ -23,6 +23,9 @@ const char *system_action(enum request request);
  */
 bool system_goes_first(enum request request);
 
+/* True for what the kernel may take; the rest it leaves. */
+bool system_kernel_takes(enum request request);
+
 /* The kernel has a handler for control/sysrq. */
 bool system_has_sysrq(void);
 

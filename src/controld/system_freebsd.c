@@ -35,6 +35,12 @@ system_goes_first(enum request request)
 }
 
 bool
+system_kernel_takes(enum request request)
+{
+	return request < REQUEST_S3;
+}
+
+bool
 system_has_sysrq(void)
 {
 	return false;

@@ -64,6 +64,13 @@ system_goes_first(enum request request)
 }
 
 bool
+system_kernel_takes(enum request request)
+{
+	return request == REQUEST_POWEROFF || request == REQUEST_REBOOT ||
+	       request == REQUEST_HALT || request == REQUEST_SUSPEND;
+}
+
+bool
 system_has_sysrq(void)
 {
 	return is_there("/proc/sysrq-trigger");

@@ -190,7 +190,8 @@ look_and_take(struct xpv_store *store, void *arg)
 static void
 refuse(struct watch *w, const struct look *look)
 {
-	w->lying = !request_is_final(look->request); /* the kernel may still take those */
+	/* The kernel may still take it, unless it has had its time. */
+	w->lying = !system_kernel_takes(look->request) || system_goes_first(look->request);
 	if (w->refused != NULL && strcmp(w->refused, look->name) == 0)
 		return;
 	free(w->refused);

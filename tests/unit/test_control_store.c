@@ -29,6 +29,7 @@
 void __wrap_xpv_log(enum xpv_log_level level, const char *fmt, ...);
 int64_t __wrap_system_slept_ns(void);
 bool __wrap_system_goes_first(enum request request);
+bool __wrap_system_kernel_takes(enum request request);
 uint64_t __wrap_xpv_now_ns(void);
 
 static struct event_base *base;
@@ -41,6 +42,7 @@ static uint64_t now;
 static unsigned requests, refused, by_other, resumed, resumed_elsewhere;
 static enum request last, last_taken;
 static char last_refused[64];
+static bool refuse_crash;
 static unsigned conflicts; /* transactions in which another one writes */
 
 void
@@ -60,6 +62,12 @@ __wrap_system_goes_first(enum request request)
 	return request == REQUEST_SUSPEND;
 }
 
+bool
+__wrap_system_kernel_takes(enum request request)
+{
+	return request < REQUEST_CRASH;
+}
+
 uint64_t
 __wrap_xpv_now_ns(void)
 {
@@ -73,6 +81,8 @@ on_refuse(enum request request, void *arg)
 		conflicts--;
 		fake_store_set(FAKE_STORE_HOME "/data/other", "");
 	}
+	if (request == REQUEST_CRASH)
+		return refuse_crash ? "no" : NULL;
 	return request == REQUEST_S3 || request == REQUEST_SUSPEND || request == REQUEST_HALT
 		   ? "no"
 		   : NULL;
@@ -118,6 +128,7 @@ setup(void **state)
 	requests = refused = by_other = resumed = resumed_elsewhere = 0;
 	last = REQUEST_NONE;
 	conflicts = 0;
+	refuse_crash = false;
 	slept = 0;
 	now = 100000000000u;
 	base = event_base_new();
@@ -236,6 +247,12 @@ test_taken_by_other(void **state)
 	assert_int_equal(by_other, 1);
 	ask("halt"); /* refused here is not refused by the kernel */
 	assert_int_equal(refused, 2);
+	ask("");
+	wait_ms(300);
+	assert_int_equal(by_other, 2);
+	refuse_crash = true;
+	ask("crash"); /* the kernel leaves that, too */
+	assert_int_equal(refused, 3);
 	ask("");
 	wait_ms(300);
 	assert_int_equal(by_other, 2);
