@@ -221,20 +221,33 @@ add_network(struct facts *facts, struct xpv_store *store)
 
 /* ---- telling them ---- */
 
-/* Writes what is new in "facts", or all of it; true if anything was. */
 static bool
-tell(struct report *r, const struct facts *facts, bool all)
+is_said(const struct report *r, const struct fact *fact)
+{
+	const char *before = r->said != NULL ? find(r->said, fact->node) : NULL;
+
+	return before != NULL && strcmp(before, fact->value) == 0;
+}
+
+/* Writes what is new in "facts", or all of it; true if anything was. What cannot be written is
+ * dropped from it: that is to be tried again. */
+static bool
+tell(struct report *r, struct facts *facts, bool all)
 {
 	bool told = false;
+	unsigned i = 0;
 
-	for (unsigned i = 0; i < facts->count; i++) {
-		const struct fact *fact = &facts->list[i];
-		const char *before = r->said != NULL ? find(r->said, fact->node) : NULL;
+	while (i < facts->count) {
+		struct fact *fact = &facts->list[i];
+		bool fresh = all || !is_said(r, fact);
 
-		if (all || before == NULL || strcmp(before, fact->value) != 0) {
-			xpv_store_write(r->store, fact->node, "%s", fact->value);
-			told = true;
+		if (fresh && xpv_store_write(r->store, fact->node, "%s", fact->value) != 0) {
+			free(fact->value);
+			*fact = facts->list[--facts->count];
+			continue;
 		}
+		told |= fresh;
+		i++;
 	}
 	return told;
 }

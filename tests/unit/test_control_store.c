@@ -507,6 +507,25 @@ test_sysrq_fails(void **state)
 	sysrq_stop(sysrq);
 }
 
+/* What could not be written is not said. */
+static void
+test_report_again(void **state)
+{
+	struct control_config config = {.report_interval_s = 1};
+	struct report *report;
+
+	fake_store_deny("data/os_uname", EBUSY);
+	report = report_start(base, store, &config);
+	assert_non_null(report);
+	assert_null(fake_store_get(FAKE_STORE_HOME "/data/os_uname"));
+	assert_non_null(fake_store_get(FAKE_STORE_HOME "/data/os_name"));
+	fake_store_deny("nothing", 0);
+	wait_ms(1500);
+	assert_non_null(fake_store_get(FAKE_STORE_HOME "/data/os_uname"));
+	report_stop(report);
+	assert_null(fake_store_get(FAKE_STORE_HOME "/data/os_uname"));
+}
+
 int
 main(void)
 {
@@ -526,6 +545,7 @@ main(void)
 	    cmocka_unit_test_setup_teardown(test_announce_end, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_sysrq_fails, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_report, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_report_again, setup, teardown),
 	};
 
 	return cmocka_run_group_tests_name("control_store", tests, NULL, NULL);
