@@ -180,6 +180,15 @@ static const struct watch_ops watch_ops = {
     .resumed = on_resumed,
 };
 
+static void
+on_slept(void *arg)
+{
+	struct daemon *d = arg;
+
+	if (d->watch != NULL)
+		watch_slept(d->watch);
+}
+
 /* ---- the kernel's helpers ---- */
 
 static enum door_answer
@@ -300,6 +309,7 @@ start(struct daemon *d)
 	d->power = power_new(d->base, &config, diverted);
 	if (d->power == NULL)
 		return false;
+	power_on_slept(d->power, on_slept, d);
 	d->watch = watch_start(d->base, d->store, (unsigned)config.grace_ms, &watch_ops, d);
 	d->sysrq = sysrq_start(d->base, d->store, &config);
 	if (d->watch == NULL || d->sysrq == NULL)

@@ -46,10 +46,13 @@ struct power {
 	uint64_t told_ns, untold_ns; /* by the kernel's helper; what it has not told */
 	void (*stopped)(void *arg);
 	void *stopped_arg;
+	void (*slept)(void *arg);
+	void *slept_arg;
 	struct stats stats;
 };
 
 static void begin(struct power *p, enum requests_step step);
+static void finish(struct power *p);
 
 static double
 seconds_since(uint64_t ns)
@@ -137,6 +140,9 @@ on_action(enum command_end end, const char *text, void *arg)
 	xpv_histogram_record(&p->stats.action_time, xpv_now_ns() - p->began_ns);
 	xpv_log(end == COMMAND_OK ? XPV_LOG_NOTICE : XPV_LOG_ERR, "%s: action: %s after %.3f s",
 	    current_name(p), text, seconds_since(p->began_ns));
+	if (p->slept != NULL &&
+	    (p->requests.current == REQUEST_S3 || p->requests.current == REQUEST_S4))
+		p->slept(p->slept_arg);
 	begin(p, requests_done(&p->requests, end == COMMAND_OK));
 }
 
@@ -225,7 +231,7 @@ begin(struct power *p, enum requests_step step)
 		settle(p);
 		break;
 	case REQUESTS_NOTHING:
-		stop_now(p);
+		finish(p);
 		break;
 	}
 }
@@ -250,6 +256,13 @@ kill_step(struct power *p)
 	p->hooks = NULL;
 	p->command = NULL;
 	event_del(p->settle);
+}
+
+void
+power_on_slept(struct power *p, void (*slept)(void *arg), void *arg)
+{
+	p->slept = slept;
+	p->slept_arg = arg;
 }
 
 /* ---- requests ---- */
@@ -391,6 +404,18 @@ check_untold(struct power *p)
 		run_untold(p);
 }
 
+/* If a stop is wished for. */
+static void
+finish(struct power *p)
+{
+	bool untold = p->untold_ns != 0 && xpv_now_ns() - p->untold_ns < UNTOLD_NS;
+
+	if (p->stopped != NULL && p->requests.state == REQUESTS_IDLE && untold)
+		check_untold(p);
+	else
+		stop_now(p);
+}
+
 void
 power_stop(struct power *p, void (*stopped)(void *arg), void *arg)
 {
@@ -401,11 +426,7 @@ power_stop(struct power *p, void (*stopped)(void *arg), void *arg)
 		command_announce((unsigned)p->config->hook_timeout_s * 1000);
 		return; /* when they have ended */
 	}
-	if (p->requests.state == REQUESTS_IDLE && p->untold_ns != 0 &&
-	    xpv_now_ns() - p->untold_ns < UNTOLD_NS)
-		check_untold(p);
-	else
-		stop_now(p);
+	finish(p);
 }
 
 struct power *

@@ -19,6 +19,9 @@ struct power *power_new(
     struct event_base *base, const struct control_config *config, bool diverted);
 void power_free(struct power *p); /* an action is left running, hooks are killed */
 
+/* Calls "slept" when an action for s3 or s4 has ended. */
+void power_on_slept(struct power *p, void (*slept)(void *arg), void *arg);
+
 /* Why a request would be refused, or NULL. */
 const char *power_refuse(const struct power *p, enum request request);
 /* It has been taken. "from": "toolstack" or "kernel". */

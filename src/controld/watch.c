@@ -74,9 +74,10 @@ on_gathered(evutil_socket_t fd, short what, void *arg)
 	if (anew || moved || paused) {
 		w->resumed_ns = now;
 		w->ops->resumed(anew || moved, w->arg);
-	} else if (emptied) {
-		w->ops->taken_by_other(w->taken, w->arg);
 	}
+	/* The clocks alone may also speak of a sleep that the guest has had by itself before. */
+	if (emptied && !anew && !moved && !(paused && w->taken == REQUEST_SUSPEND))
+		w->ops->taken_by_other(w->taken, w->arg);
 }
 
 static void
@@ -329,6 +330,14 @@ watch_flush(struct watch *w)
 		event_del(w->gather);
 		on_gathered(-1, EV_TIMEOUT, w);
 	}
+}
+
+void
+watch_slept(struct watch *w)
+{
+	/* While signs are gathered this may be the suspend's that they are of. */
+	if (!event_pending(w->gather, EV_TIMEOUT, NULL))
+		w->slept_ns = system_slept_ns();
 }
 
 void

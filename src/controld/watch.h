@@ -40,6 +40,9 @@ void watch_stop(struct watch *w); /* NULL is allowed */
 /* Tells at once what is known so far, without waiting for further signs. */
 void watch_flush(struct watch *w);
 
+/* An action of ours has put the system to sleep: what the clocks have lost is no resume. */
+void watch_slept(struct watch *w);
+
 void watch_set_grace(struct watch *w, unsigned grace_ms);
 
 #endif

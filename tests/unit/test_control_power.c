@@ -301,6 +301,38 @@ test_stopped_with_one_that_waits(void **state)
 	assert_null(strstr(lines(), "before reboot"));
 }
 
+/* The hooks for a resume that may have been none are no reason to leave those out. */
+static void
+test_untold_during_hooks(void **state)
+{
+	power_resumed(power, false);
+	power_taken_by_kernel(power, REQUEST_NONE);
+	stop();
+	assert_string_equal(lines(), "after suspend continued suspend kernel\n"
+				     "before reboot reboot kernel\n");
+}
+
+static void
+on_slept(void *arg)
+{
+	++*(unsigned *)arg;
+}
+
+static void
+test_slept(void **state)
+{
+	unsigned slept = 0;
+
+	power_on_slept(power, on_slept, &slept);
+	power_request(power, REQUEST_S3, "toolstack");
+	await("after s3 done");
+	assert_int_equal(slept, 1);
+	turn(50);
+	power_request(power, REQUEST_REBOOT, "toolstack");
+	await("after reboot done");
+	assert_int_equal(slept, 1);
+}
+
 /* The hook that runs may need all of its limit after the stop has begun. */
 static void
 test_stopped_during_a_hook(void **state)
@@ -339,6 +371,8 @@ main(void)
 	    cmocka_unit_test_setup_teardown(test_no_suspend, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_stopped_with_one_that_waits, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_stopped_during_a_hook, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_untold_during_hooks, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_slept, setup, teardown),
 	};
 
 	return cmocka_run_group_tests_name("control_power", tests, group_setup, NULL);

@@ -391,6 +391,32 @@ test_continued_after_an_answer(void **state)
 	assert_int_equal(by_other, 0);
 }
 
+/* The clocks also tell of a sleep that was no suspend of the domain. */
+static void
+test_slept(void **state)
+{
+	start();
+	slept += 5000000000;
+	watch_slept(watch); /* by an action of ours */
+	ask("");
+	wait_ms(300);
+	assert_int_equal(resumed, 0);
+	assert_int_equal(by_other, 1);
+	slept += 5000000000; /* by somebody else */
+	ask("");
+	wait_ms(300);
+	assert_int_equal(resumed, 1);
+	assert_int_equal(by_other, 2);
+	/* At the same time as the domain's. */
+	ask("suspend");
+	ask("");
+	slept += 5000000000;
+	watch_slept(watch);
+	wait_ms(300);
+	assert_int_equal(resumed, 2);
+	assert_int_equal(by_other, 2);
+}
+
 /* ---- announce ---- */
 
 #define FEATURE(name) fake_store_get(FAKE_STORE_HOME "/control/feature-" name)
@@ -541,6 +567,7 @@ main(void)
 	    cmocka_unit_test_setup_teardown(test_resumed, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_continued, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_continued_after_an_answer, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_slept, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_announce, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_announce_end, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_sysrq_fails, setup, teardown),
