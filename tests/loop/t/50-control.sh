@@ -226,7 +226,8 @@ done_so_far() { wc -l <"$dir/lines"; }
 has_done() { [ "$(done_so_far)" -ge "$1" ]; }
 for ((i = 1; i <= number; i++)); do
 	ask "$([ $((i % 2)) = 0 ] && echo reboot || echo poweroff)"
-	wait_for 30 has_done $i || break
+	# The line is there before the daemon has heard of its end; what is asked for until then is late.
+	wait_for 30 has_done $i && wait_for 30 is_idle || break
 done
 ok "all are taken" wait_for 30 is_taken
 ok "and done" wait_for 30 is_idle
