@@ -370,22 +370,28 @@ ok "a key again" wait_for 30 has_line "key z"
 
 # --- the report --------------------------------------------------------------
 
+# The nodes go one by one, this one last.
+updated() { store /local/domain/$id/data/updated; }
+left() { echo "$(store /local/domain/$id/data/os_name)$(updated)"; }
+nothing_left() { [ -z "$(left)" ]; }
 reports() { [ "$(store /local/domain/$id/attr/PVAddons/Installed)" = "$1" ]; }
 ok "nothing is reported" reports ""
 echo "report = yes" >"$dir/conf"
 kill -HUP "$(cat "$TEST_DIR/controld.pid")"
-ok "until it is asked for" wait_for 30 reports 1
+need "until it is asked for" wait_for 30 updated
+ok "that it is there" reports 1
 uname=$(uname -r)
 is "$(store /local/domain/$id/data/os_uname)" "$uname" "the kernel"
 is "$(store /local/domain/$id/data/os_distro)" "$(. /etc/os-release; echo "$ID")" "the distribution"
 is "$(store /local/domain/$id/data/os_name)" "$(. /etc/os-release; echo "$PRETTY_NAME")" "its name"
 like "$(store /local/domain/$id/data/meminfo_total)" '^[0-9]+$' "memory"
-like "$(store /local/domain/$id/data/updated)" '^[0-9]+$' "and that there is something to see"
+like "$(updated)" '^[0-9]+$' "and that there is something to see"
 : >"$dir/conf"
 echo "report = no" >"$dir/conf"
 kill -HUP "$(cat "$TEST_DIR/controld.pid")"
 ok "and no more" wait_for 30 reports ""
-is "$(store /local/domain/$id/data/os_name)$(store /local/domain/$id/data/updated)" "" "all of it"
+wait_for 30 nothing_left
+is "$(left)" "" "all of it"
 
 # --- the configuration -------------------------------------------------------
 
