@@ -49,8 +49,9 @@ fio_verify --loops=4 &
 load=$!
 for _ in 1 2 3 4 5; do
 	sleep 0.2
-	worker=$(blk_worker)
-	[ -z "$worker" ] || { echo "killing $worker"; kill -9 "$worker"; }
+	wait_for 30 next_blk_worker || die "there is no next worker"
+	echo "killing $blk_victim"
+	kill -9 "$blk_victim"
 done
 wait $load || die "fio saw an error"
 echo "fio: no error, no wrong byte"

@@ -12,7 +12,8 @@
 #   blk_attachments [KIND]        what the guest's kernel can do: "ublk nbd"; KIND alone if that is
 #                                 enough where not all is asked for (--all)
 #   blk_sturdy_attachments        those whose kernel part stands a worker's death under load
-#   blk_worker                    the pid of the (only) worker
+#   blk_worker                    the pid of the (only) worker; fails if there is none
+#   next_blk_worker               as blk_victim, once it is another one than that
 #   same_image PATH [VDEV]        the guest and dom0 see the same bytes
 #   blk_load FILE [OPTIONS]       verified I/O in the background, again and again, until
 #   blk_load_end                  which is ok if none of it went wrong
@@ -101,7 +102,17 @@ blk_detach() {
 	guest_until $guest 15 "! test -e $dev/${1:-xvda}"
 }
 
-blk_worker() { guest_run $guest "curl -s --unix-socket /run/xenpv/xen-blkfrontd.sock http://x/devices | sed -n 's/.*\"worker\": \([0-9]*\).*/\1/p' | head -n 1"; }
+# Not 0, which it is told to be between two: kill takes that for all of its caller's group.
+blk_worker() {
+	guest_run $guest "curl -s --max-time 5 --unix-socket /run/xenpv/xen-blkfrontd.sock http://x/devices" |
+		jq -er '.[0].worker | select(. > 0)'
+}
+
+blk_victim=
+next_blk_worker() {
+	local now
+	now=$(blk_worker) && [ "$now" != "$blk_victim" ] && blk_victim=$now
+}
 
 same_image() { same_bytes $guest "$1" "$dev/${2:-xvda}"; }	# path, vdev
 

@@ -17,12 +17,14 @@
 #   back_workers                the pids of its workers
 #   back_json FILTER            what jq makes of its /devices
 #   back_worker                 the pid of the first disk's worker; fails if there is none
-#   back_kill_under_load N      kills the workers N times while load_begin's I/O goes on
+#   next_back_worker            as back_victim, once it is another one than that
+#   back_kill_under_load N      kills the worker N times while load_begin's I/O goes on
 #   blk_attach [VDEV] [K=V...]  a disk of 32 MB in $image, served by QEMU or xen-blkbackd; waits for
 #                               the export
 #   blk_uri [VDEV]              where nbdinfo and the like find it
 #   blk_has_size BYTES          so large it is
-#   blk_worker                  the pid of the (only) worker
+#   blk_worker                  the pid of the first disk's worker; fails if there is none
+#   next_blk_worker             as blk_victim, once it is another one than that
 #   runs PID NAME               it is that program by now
 #   process_state PID           S: sleeps, T: is stopped, ...
 #   in_state PID STATE
@@ -146,14 +148,20 @@ back_json() {
 
 back_worker() { back_json '.[0].worker | select(. > 0)'; }
 
+# One that was killed is told of until its supervisor has heard of it.
+back_victim=
+next_back_worker() {
+	local now
+	now=$(back_worker) && [ "$now" != "$back_victim" ] && back_victim=$now
+}
+
 back_kill_under_load() {
 	local round
 	load_begin
 	for round in $(seq "$1"); do
-		need "round $round: there is a worker" wait_for 30 back_worker
+		need "round $round: there is a new worker" wait_for 30 next_back_worker
 		sleep "0.$((RANDOM % 4))$((RANDOM % 10))" # at any moment of its life
-		# shellcheck disable=SC2046
-		ok "the worker is killed under load" kill -9 $(back_workers)
+		ok "the worker is killed under load" kill -9 "$back_victim"
 	done
 	ok "no error and no wrong byte" load_end
 	ok "the image is what the client sees" same_image
@@ -171,9 +179,17 @@ blk_attach() {
 	wait_for 30 nbdinfo --size "$(blk_uri "$vdev")"
 }
 
-blk_worker() {
-	curl -s --unix-socket "$run_dir/xen-blkfrontd.sock" http://x/devices |
-		sed -n 's/.*"worker": \([0-9]*\).*/\1/p' | head -n 1
+blk_json() {
+	curl -sf --max-time 5 --unix-socket "$run_dir/xen-blkfrontd.sock" http://x/devices | jq -er "$1"
+}
+
+# Not 0, which it is told to be between two: kill takes that for all of us.
+blk_worker() { blk_json '.[0].worker | select(. > 0)'; }
+
+blk_victim=
+next_blk_worker() {
+	local now
+	now=$(blk_worker) && [ "$now" != "$blk_victim" ] && blk_victim=$now
 }
 
 # Random mixed I/O whose every block is verified; and again and again, until load_end, which fails if

@@ -15,7 +15,8 @@ for attach in $(blk_attachments nbd); do
 	need "$attach: a disk is there" blk_attach phy /dev/ram0
 	guest_ok $guest "$attach: mounted" "mkfs.ext4 -q -F $dev/xvda 16M; modprobe ext4; mount $dev/xvda /mnt"
 	if [ "$attach" = "$(blk_sturdy_attachments)" ]; then
-		guest_run $guest "kill -STOP \$(cat /run/blkfrontd.pid); kill -9 $(blk_worker)"
+		need "$attach: there is a worker" wait_for 30 next_blk_worker
+		guest_ok $guest "$attach: it is killed" "kill -STOP \$(cat /run/blkfrontd.pid); kill -9 $blk_victim"
 	fi
 	not_ok "$attach: detach is refused while it is mounted" disk_detach $guest xvda
 	guest_run $guest "kill -CONT \$(cat /run/blkfrontd.pid)"

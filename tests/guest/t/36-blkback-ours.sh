@@ -23,7 +23,8 @@ for round in 1 2 3; do
 	sleep 1.$((RANDOM % 10))
 	ok "round $round: the backend's worker is killed" back_kill_worker
 	sleep 1.$((RANDOM % 10))
-	ok "round $round: the frontend's worker is killed" guest_run $guest "kill -9 $(blk_worker)"
+	need "round $round: the frontend has a new worker" wait_for 30 next_blk_worker
+	ok "round $round: which is killed" guest_run $guest "kill -9 $blk_victim"
 done
 ok "fio saw neither an error nor a wrong byte" guest_wait $guest fio 120
 guest_ok $guest "discard" "rm /mnt/f; sync; fstrim /mnt"

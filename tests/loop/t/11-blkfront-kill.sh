@@ -7,16 +7,10 @@ need "QEMU serves disks" qemu_start
 need "the daemon starts" blk_start
 need "a disk" blk_attach xvda
 load_begin
-worker=
-next_worker() {
-	local now
-	now=$(blk_worker)
-	[ -n "$now" ] && [ "$now" != 0 ] && [ "$now" != "$worker" ] && worker=$now
-}
 for round in $(seq 12); do
-	need "round $round: there is a new worker" wait_for 30 next_worker
+	need "round $round: there is a new worker" wait_for 30 next_blk_worker
 	sleep "0.0$((RANDOM % 90 + 10))" # at any moment of its life
-	ok "it is killed under load" kill -9 "$worker"
+	ok "it is killed under load" kill -9 "$blk_victim"
 	load_runs || break
 done
 ok "no error and no wrong byte" load_end

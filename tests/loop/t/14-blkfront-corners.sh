@@ -16,13 +16,12 @@ truncate -s 32M "$image"
 need "a disk is offered, and nobody serves it" loop attach-disk g1 xvda "$image" --type qdisk
 # It waits when it has its handler for SIGTERM (bit 14).
 worker_waits() {
-	worker=$(blk_worker)
-	[ "${worker:-0}" != 0 ] &&
+	worker=$(blk_worker) &&
 		(($(sed -n 's/^SigCgt:[[:space:]]*/0x/p' "/proc/$worker/status") >> 14 & 1))
 }
 need "its worker waits" wait_for 10 worker_waits
 kill -TERM "$worker"
-another_worker() { now=$(blk_worker); [ "${now:-0}" != 0 ] && [ "$now" != "$worker" ]; }
+another_worker() { now=$(blk_worker) && [ "$now" != "$worker" ]; }
 ok "ended by hand, it gets a successor" wait_for 10 another_worker
 need "QEMU serves disks" qemu_start
 size_is() { [ "$(nbdinfo --size "$(blk_uri)")" = "$1" ]; }

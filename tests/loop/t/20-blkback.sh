@@ -28,26 +28,25 @@ ok "the image is still what the client sees" same_image
 for whom in worker supervisor; do
 	load_begin
 	for round in 1 2 3 4 5 6; do
-		need "round $round: there is a worker" wait_for 30 back_worker
+		need "round $round: there is a new worker" wait_for 30 next_back_worker
 		sleep "0.$((RANDOM % 4))$((RANDOM % 10))" # at any moment of its life
 		case $whom in
-		worker) victims=$(back_workers) ;;
-		*) victims=$(cat "$TEST_DIR/blkbackd.pid") ;;
+		worker) victim=$back_victim ;;
+		*) victim=$(cat "$TEST_DIR/blkbackd.pid") ;;
 		esac
-		# shellcheck disable=SC2086
-		ok "the $whom is killed under load" kill -9 $victims
+		ok "the $whom is killed under load" kill -9 "$victim"
 	done
 	ok "no error and no wrong byte" load_end
 	ok "the image is what the client sees" same_image
 done
 
 load_begin
-for _ in $(seq 8); do
-	wait_for 30 back_worker
+for round in $(seq 8); do
+	need "round $round: there is a new worker at the back" wait_for 30 next_back_worker
+	need "round $round: and at the front" wait_for 30 next_blk_worker
 	sleep 0.2
-	victims="$(back_workers) $(blk_worker)"
-	# shellcheck disable=SC2086
-	kill -9 $victims 2>/dev/null
+	# The front's may end by itself, to begin again with the back's next one.
+	kill -9 "$back_victim" "$blk_victim" 2>/dev/null
 done
 ok "both ends' workers are killed: no error and no wrong byte" load_end
 
