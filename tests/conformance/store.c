@@ -265,12 +265,12 @@ watches(void)
 	ok(event("", SOON_MS) != NULL, "and for the other");
 	no_event("and no more");
 	ok(xs_watch(store, at("twice"), "one"), "watch with the first token again");
-	while (event("", QUIET_MS) != NULL)
-		;
+	event("", SOON_MS);
 	put(XBT_NULL, at("twice"), "1");
-	while (event("", QUIET_MS) != NULL)
+	while (count < 3 && event("", SOON_MS) != NULL)
 		count++;
 	is(count, 3, "events of one write then");
+	no_event("and no fourth");
 	ok(xs_unwatch(store, at("twice"), "one"), "unwatch it");
 	ok(xs_unwatch(store, at("twice"), "one"), "and the other one like it");
 	ok(xs_unwatch(store, at("twice"), "two"), "and the one with the other token");
