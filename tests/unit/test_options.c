@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <sysexits.h>
 #include <unistd.h>
@@ -26,7 +27,9 @@ static const char *const kinds[] = {"auto", "ublk", "nbd", NULL};
 static int where;
 static char *where_path;
 static const char *const places[] = {"nowhere", "at:", NULL};
-static char file[] = "/tmp/xenpv-options-XXXXXX";
+/* A folder of this run's own, and in it the configuration. */
+static char folder[] = "/tmp/xenpv-options-XXXXXX";
+static char file[sizeof(folder) + 5];
 
 static const struct xpv_option table[] = {
     {"persistent", 0, XPV_OPTION_BOOL, &persistent, .help = "keep"},
@@ -400,11 +403,12 @@ reload_goes_back_to_defaults(void **state)
 static void
 reload_survives_any_file(void **state)
 {
-	char name[] = "/tmp/xenpv-options-dir-XXXXXX";
+	char moved[128];
 	struct xpv_common common = {0};
 	int status;
 	pid_t pid;
 
+	snprintf(moved, sizeof(moved), "%s/moved", folder);
 	write_file("depth = 99\n");
 	pid = fork();
 	if (pid == 0) {
@@ -412,12 +416,11 @@ reload_survives_any_file(void **state)
 
 		close(STDERR_FILENO);
 		parse(&common, "-c", file, NULL);
-		if (mkdtemp(name) == NULL || rename(file, "/tmp/xenpv-options-moved") != 0 ||
-		    rename(name, file) != 0)
+		if (rename(file, moved) != 0 || mkdir(file, 0700) != 0)
 			_exit(10);
 		result = xpv_options_reload(&program, &common);
 		rmdir(file);
-		unlink("/tmp/xenpv-options-moved");
+		unlink(moved);
 		/* A file that was named and is gone is an error too. */
 		if (xpv_options_reload(&program, &common) != -1)
 			_exit(11);
@@ -505,10 +508,12 @@ background_has_pidfile(void **state)
 static void
 second_pidfile_is_refused(void **state)
 {
-	struct xpv_common common = {.pidfile = (char *)(uintptr_t) "/tmp/xenpv-options.pid"};
+	char pidfile[128];
+	struct xpv_common common = {.pidfile = pidfile};
 	int status;
 	pid_t pid;
 
+	snprintf(pidfile, sizeof(pidfile), "%s/pid", folder);
 	xpv_daemonize(&common);
 	pid = fork();
 	if (pid == 0) {
@@ -581,9 +586,12 @@ main(void)
 	};
 	int result;
 
-	close(mkstemp(file));
+	if (mkdtemp(folder) == NULL)
+		return EXIT_FAILURE;
+	snprintf(file, sizeof(file), "%s/conf", folder);
 	result = cmocka_run_group_tests(tests, NULL, NULL);
 	unlink(file);
+	rmdir(folder);
 	free(user);
 	return result;
 }
