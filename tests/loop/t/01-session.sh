@@ -43,13 +43,13 @@ END
 like "$(many_watches)" "^7[12]$" "xenstored's quota of 128 watches holds for a guest"
 ok "its watches go with the program" wait_for 30 guest sh -c 'timeout 20 xenstore-watch -n 1 data'
 
-"$xenloop" run --domain g1 -- sleep 60 &
+"$xenloop" run --domain g1 -- sleep 600 &
 sleeper=$!
 need "a program of it runs" wait_for 30 runs $sleeper sleep
 ok "suspend" loop suspend g1
 like "$(loop list)" "g1 +- +[0-9 ]+  suspended" "it is suspended"
 is "$(store /local/domain/1/name)" "" "its folder is gone"
-is "$(process_state $sleeper)" T "its programs are stopped"
+ok "its programs are stopped" wait_for 30 in_state $sleeper T
 is "$(loop resume g1)" 3 "resume gives a new number"
 is "$(guest xenstore-read domid)" 3 "which it sees"
 ok "its programs go on" wait_for 30 in_state $sleeper S

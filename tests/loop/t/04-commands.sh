@@ -13,7 +13,7 @@ is "$(loop run --domain 0 -- xenstore-read domid)" 0 "domain 0 by its number"
 need "a program runs" wait_for 30 runs $sleeper sleep
 ok "a disk by number" loop attach-disk 1 xvda /disk --backend 0
 ok "suspend by number" loop suspend 1
-is "$(process_state $sleeper)" T "its programs are stopped"
+ok "its programs are stopped" wait_for 30 in_state $sleeper T
 loop suspend g1 2>/dev/null
 is $? 69 "not a second time"
 is "$(loop resume g1)" 2 "resume"
