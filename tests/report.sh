@@ -7,7 +7,7 @@
 #   tier NAME COMMAND...    runs it, shows its output, keeps it in DIR/NAME.tap and counts it
 #   report_end              the list and the counts; fails if anything did
 #
-# A tier prints TAP. Of a failure its name is kept, the first line that says what is wrong, and the
+# A tier prints TAP. What it has planned and not told of has failed. Of a failure its name is kept, the first line that says what is wrong, and the
 # path of its log: from a line "# log: PATH" of the tier, otherwise the tier's own output.
 
 passed=0 failed=0 skipped=0 tier_pid=''
@@ -32,6 +32,7 @@ tally() {	# tap, name, file
 	/^ +not ok / && inner == "" { inner = $0; sub(/^ +/, "", inner); next }
 	/^(not )?ok .*# *[Ss][Kk][Ii][Pp]/ { done(); skipped++; next }
 	/^ok / { done(); passed++; next }
+	/^1\.\.[0-9]/ { planned += substr($0, 4); next }
 	/^(not ok|Bail out)/ {
 		done()
 		failed++
@@ -40,7 +41,16 @@ tally() {	# tap, name, file
 	}
 	/^# log: / && bad != "" { log_path = substr($0, 8); next }
 	/^#/ && bad != "" && first == "" { first = substr($0, 3) }
-	END { done(); printf "%d %d %d\n", passed, failed, skipped }' "$1"
+	END {
+		done()
+		# A bail-out stands for one of those that were not run.
+		missing = planned - passed - failed - skipped
+		if (missing > 0) {
+			failed += missing
+			printf "FAILED %s: %d of %d\n    not run\n    log: %s\n", name, missing, planned, tap >>file
+		}
+		printf "%d %d %d\n", passed, failed, skipped
+	}' "$1"
 }
 
 tier() {
@@ -59,8 +69,8 @@ tier() {
 	read -r p f s < <(tally "$tap" "$name" "$report_dir/failures")
 	: "${p:=0}" "${f:=0}" "${s:=0}"
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
-	# A tier that broke down, or ran nothing, has not passed.
-	if [ $((p + s)) -eq 0 ] && [ "$f" -eq 0 ] || { [ $rc -ne 0 ] && [ "$f" -eq 0 ]; }; then
+	# A tier that broke down, or ran nothing, has not passed. One without a plan may have broken down.
+	if [ "$f" -eq 0 ] && { [ $((p + s)) -eq 0 ] || [ $rc -ne 0 ] || ! grep -q '^1\.\.' "$tap"; }; then
 		failed=$((failed + 1))
 		echo "not ok - $name: ended with status $rc, $p passed"
 		printf 'FAILED %s: ended with status %s\n    %s\n    log: %s\n' "$name" $rc \
