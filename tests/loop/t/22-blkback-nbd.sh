@@ -63,7 +63,7 @@ worker_dies() { back_workers; }
 both_die() { echo "$(cat "$TEST_DIR/blkbackd.pid") $(back_workers)"; }
 
 late_write() {	# name, server, who dies
-	local early= begun
+	local early='' begun
 	need "$1: a server" "$2" "${slow[@]}"
 	need "$1: a disk" attach
 	touch "$work/slow"
