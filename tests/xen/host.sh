@@ -7,7 +7,7 @@
 xen_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 src_dir=$(cd "$xen_dir/../.." && pwd -P)
 build_dir=${XENPV_BUILD:-$src_dir/build}
-cache_dir=${XENPV_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/xenpv}/bench
+cache_dir=${XENPV_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/xenpv}/bench
 # Each tree has a bench of its own; all that belongs to a running one is in run_dir.
 run_dir=$cache_dir/run-$(printf %s "$src_dir" | sha256sum | cut -c1-12)
 lock_file=$run_dir.lock
@@ -70,7 +70,7 @@ keep_logs() {
 # request is a file in the folder dom0 shares with us; a line on the mailbox
 # tells dom0 to look at it. If dom0 asks for a power cut, that ends it: status 86.
 dom0_run() {
-	local id req pid rc tail_pid begun=$SECONDS limit=${2:-0}
+	local id req pid rc marker tail_pid begun=$SECONDS limit=${2:-0}
 	pid=$(bench_pid) || die "no bench is running (tests/xen/run --serve)"
 	id=$(date +%s%N)-$BASHPID
 	req=$run_dir/share/req/$id
@@ -78,10 +78,13 @@ dom0_run() {
 	: >"$req/out"
 	printf '%s\n' "$1" >"$req/cmd"
 	printf '%s\n' "$PWD" >"$req/cwd"
-	tail -n +1 -s 0.05 -f "$req/out" 2>/dev/null &
+	# When the marker has ended, tail prints what there is and ends as well.
+	tail -s 0.5 --pid=$BASHPID -f /dev/null &
+	marker=$!
+	tail -n +1 -s 0.05 --pid=$marker -f "$req/out" 2>/dev/null &
 	tail_pid=$!
 	# shellcheck disable=SC2064
-	trap "echo 'kill $id' >'$run_dir/mailbox.in'; kill $tail_pid 2>/dev/null; exit 130" INT TERM
+	trap "echo 'kill $id' >'$run_dir/mailbox.in'; kill $marker $tail_pid 2>/dev/null; exit 130" INT TERM
 	echo "run $id" >"$run_dir/mailbox.in"
 	while [ ! -e "$req/rc" ]; do
 		sleep 0.05
@@ -99,8 +102,8 @@ dom0_run() {
 	done
 	trap - INT TERM
 	[ -n "${rc:-}" ] || rc=$(cat "$req/rc")
-	sleep 0.15	# let tail print the last lines
-	kill "$tail_pid" 2>/dev/null
+	kill "$marker" 2>/dev/null
+	wait "$marker" 2>/dev/null	# or it stays a zombie, which is a process to tail
 	wait "$tail_pid" 2>/dev/null
 	case $rc in
 	124) say "over the time limit of $limit s" ;;
