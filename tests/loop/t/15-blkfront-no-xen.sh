@@ -20,5 +20,5 @@ if [ "$(id -u)" -eq 0 ]; then
 	blk_dirs=(--rundir "$TEST_DIR/closed/run" --devdir "$TEST_DIR/closed/dev")
 	attempt setpriv --reuid 65534 --regid 65534 --clear-groups
 	is $rc 73 "no permission for its folder: exit status"
-	like "$said" "$TEST_DIR/closed/run/empty: Permission denied" "no permission for its folder: message"
+	like "$said" "$TEST_DIR/closed/run: Permission denied" "no permission for its folder: message"
 fi
