@@ -20,9 +20,10 @@
 #include "session.h"
 #include "toolstack.h"
 
-#define CLOSE_PATIENCE_MS  10000
-#define REMOVE_PATIENCE_MS 1000
-#define KEY_SIZE	   64
+#define CLOSE_PATIENCE_MS   10000
+#define REMOVE_PATIENCE_MS  10000
+#define UNTAKEN_PATIENCE_MS 1000 /* nobody may serve a disk that is in its first state */
+#define KEY_SIZE	    64
 
 /* A device's folders. */
 struct device {
@@ -523,7 +524,17 @@ detach(struct xs_handle *xs, const struct device *d, bool force)
 			    d->front, state(xs, d->front), state(xs, d->back));
 			return EX_TEMPFAIL;
 		}
-		wait_until(xs, d, REMOVE_PATIENCE_MS, back_is_gone);
+		if (!wait_until(xs, d,
+			state(xs, d->back) == XenbusStateInitialising ? UNTAKEN_PATIENCE_MS
+								      : REMOVE_PATIENCE_MS,
+			back_is_gone) &&
+		    state(xs, d->back) != XenbusStateInitialising) {
+			fprintf(stderr,
+			    "xenloop: %s is closed, but QEMU has not removed it; --force takes it "
+			    "away\n",
+			    d->back);
+			return EX_TEMPFAIL;
+		}
 	}
 	xs_rm(xs, XBT_NULL, d->front);
 	xs_rm(xs, XBT_NULL, d->back);

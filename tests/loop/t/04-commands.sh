@@ -74,6 +74,27 @@ is "$(store $front/state)$(store $back/state)$(store /libxl/3/device/vbd/51712/d
 is "$(records)" "" "it will not come back"
 ok "a disk for QEMU" loop attach-disk g1 xvda1 /image --type qdisk mode=r
 like "$(tree /local/domain/0/backend/qdisk/3/51713)" "mode=r.*params=aio:/image.*type=qdisk" "as with xl"
+ok "another one" loop attach-disk g1 xvda2 /image --type qdisk
+closed=/local/domain/0/backend/qdisk/3/51714
+told_to_close() { [ "$(store $closed/state)" = 5 ]; }
+dom0 xenstore-write /local/domain/3/device/vbd/51714/state 6 $closed/state 4
+loop detach-disk g1 xvda2 2>"$TEST_DIR/err" &
+detach=$!
+ok "its backend is told to close" wait_for 30 told_to_close
+dom0 xenstore-write $closed/state 6
+wait $detach
+is $? 75 "one that is closed is QEMU's to remove"
+like "$(cat "$TEST_DIR/err")" "QEMU has not removed it" "which is said"
+is "$(store $closed/state)$(store /local/domain/3/device/vbd/51714/state)" 66 "and it stays"
+loop detach-disk g1 xvda2 &
+detach=$!
+ok "asked again" wait_for 30 told_to_close
+dom0 xenstore-rm $closed
+wait $detach
+is $? 0 "it is detached when that is removed"
+is "$(store /local/domain/3/device/vbd/51714/state)" "" "all of it"
+ok "one that nobody serves" loop attach-disk g1 xvda2 /image --type qdisk
+ok "is detached" loop detach-disk g1 xvda2
 
 is "$(loop create driver)" 4 "a driver domain"
 ok "an interface that it serves" loop attach-net g1 0 --backend 4 mac=00:16:3e:01:02:03
