@@ -40,7 +40,7 @@ for rw in write read; do
 	took=$(milliseconds io xvda --rw=$rw --bs=64k --size=16M)
 	ok "16 MB take 3.5 s or more ($rw: $took ms)" test "$took" -ge 3500
 done
-kill $free 2>/dev/null
+pkill -P $free -x fio
 wait $free
 ok "because the disk was held up" test "$(throttled xvda)" -gt 0
 is "$(throttled xvdb)" 0 "the other one was not"
