@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -786,22 +787,25 @@ test_message_with_descriptor(void **state)
 static int
 send_many(struct scene *s, int channel, struct event_base *base)
 {
+	struct pollfd unread = {.fd = channel, .events = POLLIN};
+
 	for (uint32_t i = 1; i <= 50; i++)
 		if (xpv_channel_send(channel, i, &i, sizeof(i), -1) != 0)
 			return 1;
-	return XPV_EXIT_DONE;
+	return poll(&unread, 1, -1) == 1 ? XPV_EXIT_DONE : 2;
 }
 
 static void
 test_last_messages_come_before_the_end(void **state)
 {
 	struct scene *s = *state;
+	siginfo_t info;
 
 	begin(s, &once, send_many);
 	assert_int_equal(xpv_worker_start(s->w), 0);
 	/* It dies with a message of ours unread, which resets the connection. */
 	assert_int_equal(xpv_worker_send(s->w, 1, "unread", 6, -1), 0);
-	usleep(100000);
+	assert_int_equal(waitid(P_ALL, 0, &info, WEXITED | WNOWAIT), 0);
 	await(s, &s->exits, 1);
 	assert_string_equal(s->reason, "exit 0");
 	assert_int_equal(s->messages_at_exit, 50);
